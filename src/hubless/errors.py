@@ -1,0 +1,64 @@
+"""Every error that hubless raises on purpose.
+
+    HublessError
+    +-- ConfigError         an option, part or combination that cannot work; raised before any work
+    +-- DataError           data that is missing, corrupted or cannot be fetched here
+    +-- CheckpointError     a checkpoint of another recipe or version, or a damaged one
+    +-- MessageError        what a peer sent cannot be used; the message is dropped and counted
+    |   +-- CodecError      bytes that do not decode
+    +-- PeerError           one peer's code failed; carries the peer and the round
+    |   +-- NonFiniteError  a peer's parameters or loss are no longer finite
+
+The command line prints a ``HublessError`` as one line and exits with code 2; anything else is a bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HublessError(Exception):
+    """Base of every deliberate error."""
+
+
+class ConfigError(HublessError, ValueError):
+    """An option, part or combination of parts that cannot work."""
+
+
+class DataError(HublessError):
+    """Data that is missing, corrupted or out of reach."""
+
+
+class CheckpointError(HublessError):
+    """A checkpoint that does not belong to this run, or is damaged."""
+
+
+class MessageError(HublessError):
+    """A peer's message that cannot be used."""
+
+
+class CodecError(MessageError):
+    """Bytes that do not decode to a message."""
+
+
+class PeerError(HublessError):
+    """A failure inside one peer's code."""
+
+    def __init__(self, message: str, *, peer: int, round: int) -> None:
+        super().__init__(f"peer {peer}, round {round}: {message}")
+        self.peer = peer
+        self.round = round
+
+
+class NonFiniteError(PeerError):
+    """Parameters or a loss that are no longer finite."""
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: a suggestion, if one is near, and what is allowed."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(names)}"

@@ -1,0 +1,116 @@
+"""Named parts: one line of text to one object.
+
+A part is a class or function registered under a kind and a name. Its typed signature is its schema,
+so ``"dirichlet:0.3"`` or ``"small-world:k=4:rewire=0.1"`` becomes a checked call, and a wrong name or
+value becomes an error that says what is allowed. Kinds live in the modules of ``HOMES``, imported when
+first asked for; packages add parts through the entry point group ``hubless.parts``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from pydantic import ValidationError, validate_call
+
+from hubless.errors import ConfigError, did_you_mean
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "topology": ("hubless.net.topologies",),
+    "weights": ("hubless.net.mixing",),
+    "data": ("hubless.data.sets",),
+    "partition": ("hubless.data.partitions",),
+    "model": ("hubless.models.zoo",),
+    "overlay": ("hubless.learn.overlays",),
+    "merge": ("hubless.learn.merges", "hubless.learn.server"),
+    "attack": ("hubless.learn.attacks",),
+    "codec": ("hubless.learn.codecs",),
+    "gradient": ("hubless.learn.gradients",),
+}
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+_registry: dict[str, dict[str, Callable[..., Any]]] = {}
+
+
+def part(kind: str, name: str) -> Callable[[Factory], Factory]:
+    """Register a class or function as the part ``name`` of ``kind``."""
+
+    def register(factory: Factory) -> Factory:
+        known = _registry.setdefault(kind, {})
+        if name in known and known[name].__qualname__ != factory.__qualname__:
+            raise ConfigError(f"{kind}: the name {name!r} is taken by {known[name].__qualname__}")
+        known[name] = factory
+        return factory
+
+    return register
+
+
+@cache
+def _load(kind: str) -> None:
+    if kind not in HOMES:
+        raise ConfigError(f"unknown kind of part {kind!r}; {did_you_mean(kind, HOMES)}")
+    for module in HOMES[kind]:
+        importlib.import_module(module)
+    for entry in entry_points(group="hubless.parts"):
+        entry.load()
+
+
+def parts(kind: str) -> dict[str, Callable[..., Any]]:
+    """Every registered part of a kind, by name."""
+    _load(kind)
+    return dict(sorted(_registry.get(kind, {}).items()))
+
+
+def make(kind: str, spec: Any, *, where: str = "") -> Any:
+    """The part that ``spec`` describes; anything but text is taken to be the part itself.
+
+    ``spec`` is ``name``, ``name:value:value`` or ``name:key=value``; ``where`` names the option in errors.
+    Raises ConfigError for an unknown name, a wrong value or a wrong number of values.
+    """
+    if not isinstance(spec, str):
+        return spec
+    where = where or kind
+    name, *values = spec.split(":")
+    known = parts(kind)
+    if name not in known:
+        raise ConfigError(f"{where}: unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    factory = known[name]
+    positional = [value for value in values if "=" not in value]
+    keyed = dict(value.split("=", 1) for value in values if "=" in value)
+    return _call(factory, positional, keyed, f"{where}: {spec!r}")
+
+
+def _call(factory: Callable[..., Any], positional: list[str], keyed: dict[str, str], where: str) -> Any:
+    signature = inspect.signature(factory)
+    try:
+        bound = signature.bind(*positional, **keyed)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}; it takes {usage(factory)}") from None
+    try:
+        return validate_call(factory)(*bound.args, **bound.kwargs)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}; it takes {usage(factory)}") from None
+
+
+def usage(factory: Callable[..., Any]) -> str:
+    """The values a part takes, as a person would type them."""
+    parameters = inspect.signature(factory).parameters.values()
+    words = [
+        p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters if p.kind != p.VAR_KEYWORD
+    ]
+    return ":".join(words) or "no values"
+
+
+def explain(error: ValidationError) -> str:
+    """pydantic's complaint in one line: what, which value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(step) for step in item["loc"])
+        said = str(item.get("ctx", {}).get("error") or item["msg"])
+        said = said.replace("Input should be", "must be", 1).removeprefix("Value error, ")
+        lines.append(f"{place} = {item['input']!r} {said}" if place else said)
+    return "; ".join(lines)

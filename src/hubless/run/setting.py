@@ -1,0 +1,24 @@
+"""Options that every recipe accepts: they belong to the house, not to a method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from hubless.options import Count, Positive, Whole
+
+
+class Setting(BaseModel):
+    """Seed, faults, links and resources of a run; help texts are in ``options.STANDARD``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: Whole = 0
+    faults: str = ""
+    links: str = "50:20"
+    device: Literal["cpu", "cuda"] = "cpu"
+    memory: Positive = 512
+    threads: Whole = 0
+    evaluate: Count = 1
+    nonfinite: Literal["stop", "drop"] = "stop"
