@@ -91,17 +91,31 @@ def _call(factory: Callable[..., Any], positional: list[str], keyed: dict[str, s
     except TypeError as error:
         raise ConfigError(f"{where}: {error}; it takes {usage(factory)}") from None
     try:
-        return validate_call(factory)(*bound.args, **bound.kwargs)
+        if all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in signature.parameters.values()):
+            return _checked(factory)(**bound.arguments)  # by name, so that a complaint names the value
+        return _checked(factory)(*bound.args, **bound.kwargs)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error)}; it takes {usage(factory)}") from None
+
+
+def _checked(factory: Any) -> Callable[..., Any]:
+    """The factory with its values checked; pydantic checks functions only, so a class is checked at its __init__."""
+    if not isinstance(factory, type):
+        return validate_call(factory)
+    kind: Any = factory
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        instance = kind.__new__(kind)
+        validate_call(kind.__init__)(instance, *args, **kwargs)
+        return instance
+
+    return build
 
 
 def usage(factory: Callable[..., Any]) -> str:
     """The values a part takes, as a person would type them."""
     parameters = inspect.signature(factory).parameters.values()
-    words = [
-        p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters if p.kind != p.VAR_KEYWORD
-    ]
+    words = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters if p.kind != p.VAR_KEYWORD]
     return ":".join(words) or "no values"
 
 
