@@ -98,7 +98,7 @@ def _call(factory: Callable[..., Any], positional: list[str], keyed: dict[str, s
         raise ConfigError(f"{where}: {explain(error)}; it takes {usage(factory)}") from None
 
 
-def _checked(factory: Any) -> Callable[..., Any]:
+def _checked(factory: Callable[..., Any]) -> Callable[..., Any]:
     """The factory with its values checked; pydantic checks functions only, so a class is checked at its __init__."""
     if not isinstance(factory, type):
         return validate_call(factory)
