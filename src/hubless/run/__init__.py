@@ -1,0 +1,1 @@
+"""Runs: the record stream, the folder it fills, checkpoints, resuming."""
