@@ -1,0 +1,142 @@
+"""Peers one after another with autograd: the reference, the fallback, and the choice for large models."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hubless.learn.context import Batch, State
+from hubless.learn.kernels.base import buffers_of, mean_loss, module_name, moved, parts_of
+from hubless.learn.model import Model
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+class Loop:
+    """One peer at a time on a module of this thread; convolutions run channels-last."""
+
+    name: ClassVar[str] = "loop"
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._here = threading.local()
+        self._images = any(isinstance(m, CONVOLUTIONS) for m in model.module.modules())
+
+    def _network(self, train: bool) -> nn.Module:
+        if not hasattr(self._here, "module"):
+            module = copy.deepcopy(self.model.module)
+            if self._images:
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            found = dict(module.named_parameters())
+            self._here.module = module
+            self._here.parameters = [found[n] for n in self.model.names]
+            self._here.frozen = {n: found[n] for n in self.model.frozen}
+            for p in found.values():
+                p.requires_grad_(False)
+            for p in self._here.parameters:
+                p.requires_grad_(True)
+        for name, value in self.model.frozen.items():
+            self._here.frozen[name].data = value
+        module = self._here.module
+        assert isinstance(module, nn.Module)
+        return module.train(train)
+
+    def _parameters(self) -> list[Tensor]:
+        found: list[Tensor] = self._here.parameters
+        return found
+
+    def _load(self, module: nn.Module, w: Tensor, buffers: list[Tensor], i: int) -> None:
+        with torch.no_grad():
+            for p, part in zip(self._parameters(), parts_of(self.model, w), strict=True):
+                p.copy_(part.view(p.shape))
+        for name, value in zip(self.model.buffers, buffers, strict=True):
+            owner, _, leaf = module_name(name).rpartition(".")
+            module.get_submodule(owner)._buffers[leaf] = value[i].clone()
+
+    def _save(self, module: nn.Module, buffers: list[Tensor], i: int) -> None:
+        for name, value in zip(self.model.buffers, buffers, strict=True):
+            value[i] = module.get_buffer(module_name(name))
+
+    def _x(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self._images and x.dim() == 4 else x
+
+    def _loss(self, module: nn.Module, batch: Batch, i: int) -> Tensor:
+        losses = self.model.loss(module(self._x(batch.x[i])), batch.y[i])
+        return mean_loss(losses, None if batch.weight is None else batch.weight[i])
+
+    def _gradients(self, module: nn.Module, batch: Batch, i: int) -> tuple[list[Tensor], Tensor]:
+        with torch.enable_grad():
+            loss = self._loss(module, batch, i)
+            found = torch.autograd.grad(loss, self._parameters(), allow_unused=True, materialize_grads=True)
+        return list(found), loss.detach()
+
+    def grad(self, W: Tensor, S: State, batch: Batch) -> tuple[Tensor, State, Tensor]:
+        """See ``Kernel.grad``."""
+        module = self._network(train=True)
+        before = buffers_of(self.model, S, len(W))
+        after = [b.clone() for b in before]
+        G, losses = torch.empty_like(W), torch.zeros(len(W))
+        for i, w in enumerate(W):
+            self._load(module, w, before, i)
+            found, losses[i] = self._gradients(module, batch, i)
+            for part, g in zip(parts_of(self.model, G[i]), found, strict=True):
+                part.view(g.shape).copy_(g)
+            self._save(module, after, i)
+        return G, moved(self.model, S, before, after, batch.weight), losses
+
+    def input_grad(self, W: Tensor, S: State, batch: Batch) -> Tensor:
+        """See ``Kernel.input_grad``."""
+        module = self._network(train=False)
+        buffers = buffers_of(self.model, S, len(W))
+        found = []
+        for i, w in enumerate(W):
+            self._load(module, w, buffers, i)
+            x = batch.x[i].detach().requires_grad_()
+            with torch.enable_grad():
+                loss = mean_loss(
+                    self.model.loss(module(self._x(x)), batch.y[i]), None if batch.weight is None else batch.weight[i]
+                )
+                found.append(torch.autograd.grad(loss, x)[0])
+        return torch.stack(found)
+
+    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
+        """See ``Kernel.epoch``."""
+        module = self._network(train=True)
+        steps = list(batches)
+        present = [None if b.weight is None else (b.weight.sum(-1) > 0).tolist() for b in steps]
+        buffers = [b.clone() for b in buffers_of(self.model, S, len(W))]
+        losses = torch.zeros(len(W))
+        parameters = self._parameters()
+        for i, w in enumerate(W):
+            self._load(module, w, buffers, i)
+            mine = [b for b, some in zip(steps, present, strict=True) if some is None or some[i]]
+            for batch in mine:
+                found, loss = self._gradients(module, batch, i)
+                with torch.no_grad():
+                    torch._foreach_add_(parameters, found, alpha=-lr)
+                losses[i] += loss / len(mine)
+            for part, p in zip(parts_of(self.model, w), parameters, strict=True):
+                part.view(p.shape).copy_(p.detach())
+            self._save(module, buffers, i)
+        return moved(self.model, S, buffers, buffers, None), losses
+
+    @torch.no_grad()
+    def forward(self, W: Tensor, S: State, x: Tensor, shared: bool = True) -> Tensor:
+        """See ``Kernel.forward``."""
+        module = self._network(train=False)
+        buffers = buffers_of(self.model, S, len(W))
+        outs = []
+        for i, w in enumerate(W):
+            self._load(module, w, buffers, i)
+            mine = x if shared else x[i]
+            steps = [min(BATCH, len(mine) - j) for j in range(0, len(mine), BATCH)]
+            outs.append(torch.cat([module(self._x(part)) for part in mine.split_with_sizes(steps)]))
+        return torch.stack(outs)
+
+
+BATCH = 256  # samples of one evaluation step
