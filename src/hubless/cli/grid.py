@@ -1,0 +1,129 @@
+"""``hubless grid NAME --merge mean,median --attack none,sign-flip``: sweep options, draw heat maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hubless import catalogue
+from hubless.cli import arguments, sweeps
+from hubless.errors import ConfigError, DataError
+from hubless.run.folder import replace_text
+
+if TYPE_CHECKING:
+    from hubless.claims import Result
+
+app = typer.Typer(add_completion=False)
+FILE = "grid.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, as its folder keeps it.
+
+    axes:  options with the values they sweep over
+    given: options that every run has
+    """
+
+    recipe: str
+    axes: dict[str, list[Any]]
+    given: dict[str, Any]
+    seeds: list[int]
+    metric: str
+    preset: str | None
+
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """Options of every cell by its label, the last axis fastest."""
+        cells = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
+        return {", ".join(f"{name} = {value}" for name, value in cell.items()): cell for cell in cells}
+
+
+@app.command(context_settings=arguments.OPEN)
+def grid(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME --OPTION VALUE,VALUE...",
+            help="A recipe, and options with one or several values; free text is swept by repeating its option.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell.")] = 1,
+    metric: Annotated[str, typer.Option(help="What the maps show, such as accuracy, loss, bytes.")] = "accuracy",
+    preset: Annotated[str | None, typer.Option(help="A named set of options under the given ones.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of page and runs; by default runs/grid-TIME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 means one a core.")] = 0,
+) -> None:
+    """Sweep options over a grid of runs; a page of heat maps, and a table."""
+    names, rest = arguments.leading([*(words or []), *context.args])
+    if resume is not None:
+        if names or rest or out or preset:
+            raise ConfigError("--resume takes a sweep's folder alone: its recipe and options are in grid.json")
+        plan = _read(resume)
+    else:
+        plan = _plan(names, rest, seeds, metric, preset)
+    with nullcontext(resume) if resume is not None else sweeps.folder("grid", out) as folder:
+        replace_text(folder / FILE, json.dumps(asdict(plan), indent=1) + "\n")
+        _run(plan, folder, jobs)
+
+
+def _plan(names: list[str], rest: list[str], count: int, metric: str, preset: str | None) -> Plan:
+    if len(names) != 1:
+        raise ConfigError("grid takes one recipe: hubless grid NAME --OPTION VALUE,VALUE...")
+    entry = catalogue.find(names[0])
+    values = arguments.values(entry.name, entry.schema().options, rest)
+    if len(values.get("seed", [])) > 1:
+        raise ConfigError(f"{entry.name}.seed: seeds are repetitions, no axis; say --seed FIRST --seeds COUNT")
+    axes = {name: given for name, given in values.items() if len(given) > 1}
+    if not axes:
+        raise ConfigError(f"{entry.name}: no option has several values; try --topology ring,grid")
+    fixed = {name: given[0] for name, given in values.items() if len(given) == 1}
+    span, given = arguments.seeds(count, fixed)
+    plan = Plan(sweeps.source(entry), axes, given, list(span), metric, preset)
+    for cell in plan.arms().values():
+        entry.resolve({**given, **cell}, preset)
+    return plan
+
+
+def _read(folder: Path) -> Plan:
+    if not (folder / FILE).is_file():
+        raise DataError(f"{folder} holds no sweep (there is no {FILE})")
+    try:
+        return Plan(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / FILE} is damaged: {error}") from None
+
+
+def _run(plan: Plan, folder: Path, jobs: int) -> None:
+    from hubless.lab import LocalLab
+
+    arms = plan.arms()
+    with LocalLab(plan.recipe, plan.seeds, plan.given, preset=plan.preset, jobs=jobs, keep=folder) as lab:
+        results = lab.runs(**arms)
+    _print(plan, results)
+
+
+def _print(plan: Plan, results: Mapping[str, list[Result]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from hubless.run.statistics import summarise
+
+    table = Table(title=f"{plan.metric}, {len(plan.seeds)} seeds", title_justify="left")
+    for title in plan.axes:
+        table.add_column(title)
+    table.add_column("mean", justify="right")
+    table.add_column("spread", justify="right")
+    for label, cell in plan.arms().items():
+        summary = summarise([result.final(plan.metric) for result in results[label]])
+        table.add_row(*(escape(str(v)) for v in cell.values()), f"{summary.mean:.4g}", f"{summary.spread:.2g}")
+    Console().print(table)
