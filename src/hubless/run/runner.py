@@ -154,7 +154,7 @@ class _Run:
         self.seconds = seconds
         self.identity = identity
         self.report = report
-        self.round = 0
+        self.round = folder.last_round
         self.due = 0.0
 
     def go(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -35,4 +35,5 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this round; once more stops at once", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one, and buffers do not take a second writer.
+        os.write(2, b"\nstopping after this round; once more stops at once\n")

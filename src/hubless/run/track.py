@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import time
 from typing import Any
 
@@ -38,11 +39,13 @@ class MLflow:
 
     def open(self, folder: RunFolder, config: dict[str, Any]) -> None:
         """Begin a run, or go on with the one of a resumed folder; its options become parameters."""
-        import os
-
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            # mlflow-skinny has no database; plain files are a store that newer versions want to be asked for.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = f"file:{(folder.path.parent / 'mlruns').resolve()}"
         from mlflow.tracking import MlflowClient
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{(folder.path.parent / 'mlruns').resolve()}"
         self._client = MlflowClient(tracking_uri=uri)
         note = folder.path / "mlflow.txt"
         if note.is_file():
