@@ -226,8 +226,8 @@ class _Run:
         self.folder.error_file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         if isinstance(error, NonFiniteError):
             raise error
-        where = f"peer {error.peer}, round {error.round}" if isinstance(error, PeerError) else f"round {self.round + 1}"
-        raise RunFailed(f"{self.name}, {where}: {error}; what the run had is in {self.folder.path}") from error
+        said = str(error) if isinstance(error, PeerError) else f"round {self.round + 1}: {error}"
+        raise RunFailed(f"{self.name}, {said}; what the run had is in {self.folder.path}") from error
 
     def _write_report(self) -> None:
         import hubless.report
