@@ -47,7 +47,7 @@ class Links:
 
     @staticmethod
     def of(text: str, *, seed: int = 0, where: str = "links") -> Links:
-        """``LATENCY:BANDWIDTH`` in ms and Mbit/s, then ``samples_per_second=..`` or ``spread=..``: ``50:20:spread=0.5``.
+        """``LATENCY:BANDWIDTH`` in ms and Mbit/s, ``samples_per_second=..`` and ``spread=..`` after them.
 
         Raises ConfigError, naming ``where``, for anything else.
         """
@@ -75,7 +75,8 @@ class Links:
     def train_time(self, samples: ArrayLike, slow: ArrayLike = 1.0) -> Floats:
         """[n] seconds in which each peer works through its ``samples`` [n] (all epochs), ``slow`` [n] times slower."""
         work = np.asarray(samples, dtype=np.float64)
-        return work * np.asarray(slow) / (self.samples_per_second * self._factor("speed", len(work)))
+        seconds: Floats = work * np.asarray(slow) / (self.samples_per_second * self._factor("speed", len(work)))
+        return seconds
 
     def exchange_time(self, src: ArrayLike, dst: ArrayLike, bytes_per_edge: ArrayLike) -> float:
         """Seconds of one synchronous exchange of ``bytes_per_edge`` (a number, or [E]) over the edges src -> dst [E].
@@ -101,4 +102,5 @@ class Links:
             return np.ones(n)
         ids = np.arange(n)
         radius = np.sqrt(-2 * np.log1p(-uniform(f"{what} radius", self.seed, ids)))
-        return np.exp(self.spread * radius * np.cos(2 * np.pi * uniform(f"{what} angle", self.seed, ids)))
+        factors: Floats = np.exp(self.spread * radius * np.cos(2 * np.pi * uniform(f"{what} angle", self.seed, ids)))
+        return factors
