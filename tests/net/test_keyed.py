@@ -13,13 +13,13 @@ def test_numbers_are_uniform_and_told_apart():
     ids = np.arange(20_000)
     one, other, swapped = uniform("a", 1, ids), uniform("b", 1, ids), uniform("a", ids, 1)
     for draw in (one, other, swapped):
-        assert 0 <= draw.min()
+        assert draw.min() >= 0
         assert draw.max() < 1
         assert np.abs(np.histogram(draw, bins=10, range=(0, 1))[0] / 2000 - 1).max() < 0.1
     assert abs(np.corrcoef([one, other, swapped]) - np.eye(3)).max() < 0.03
 
 
 def test_generators_are_told_apart():
-    draws = {float(generator(*key).random()) for key in (("a", 0), ("b", 0), ("a", 1), ("a", 0, 0), ("a", 0, 1))}
-    assert len(draws) >= 4
+    draws = {float(generator(*key).random()) for key in (("a", 0), ("b", 0), ("a", 1), ("a", 0, 1))}
+    assert len(draws) == 4
     assert generator("a", 3).random() == generator("a", 3).random()

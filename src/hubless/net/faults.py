@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hubless.errors import ConfigError
+from hubless.net import words
 from hubless.net.edges import Edges, Ids
 from hubless.net.keyed import generator, uniform
 from hubless.net.schedule import GONE, LOSING, PEER_KINDS, Event, parse
@@ -60,7 +61,7 @@ class Weather:
 
     def describe(self) -> list[str]:
         """What starts or ends in this round, in plain words."""
-        return self._faults._describe(self.t)
+        return self._faults.describe(self.t)
 
 
 class Faults:
@@ -138,6 +139,14 @@ class Faults:
             np.flatnonzero(mask) for mask in (gone & ~announced, gone & announced, alive & ~before)
         )
         return Weather(t, alive, data, slow, crashed, left, joined, self)
+
+    def describe(self, t: int) -> list[str]:
+        """What starts or ends in round ``t``, in plain words."""
+        return [
+            words.tell(event, t, self._hit(index).tolist() if event.kind in PEER_KINDS else [], self.n)
+            for index, event in enumerate(self.events)
+            if words.telling(event, t)
+        ]
 
     def _alive(self, t: int) -> Mask:
         alive = np.ones(self.n, dtype=bool)
@@ -250,51 +259,3 @@ class Faults:
                 raise ConfigError(f"{self._where}: no peer has data left in round {t}")
             if (gone | bare).all():
                 raise ConfigError(f"{self._where}: nobody who is left in round {t} has data")
-
-    def _describe(self, t: int) -> list[str]:
-        lines = []
-        for index, event in enumerate(self.events):
-            if t == event.first:
-                lines.append(self._starts(index, event))
-            elif event.last is not None and t == event.last + 1:
-                lines.append(self._ends(index, event))
-        return lines
-
-    def _starts(self, index: int, event: Event) -> str:
-        if event.kind == "partition":
-            return f"the network falls into {event.amount:.0f} groups"
-        if event.kind == "link-loss":
-            return (
-                f"{event.amount:.0%} of the links fail" if event.unit == "share" else f"{event.amount:.0f} links fail"
-            )
-        if event.kind == "loss":
-            return f"messages are lost with probability {event.amount:g}"
-        one = len(self._hit(index)) == 1
-        return {
-            "crash": f"{self._who(index)} {'crashes' if one else 'crash'}",
-            "leave": f"{self._who(index)} {'leaves' if one else 'leave'}",
-            "join": f"{self._who(index)} {'joins' if one else 'join'}",
-            "data": f"{self._who(index)} {'loses its' if one else 'lose their'} data",
-            "straggler": f"{self._who(index)} {'computes' if one else 'compute'} {event.factor:g} times slower",
-        }[event.kind]
-
-    def _ends(self, index: int, event: Event) -> str:
-        if event.kind == "partition":
-            return f"the {event.amount:.0f} groups meet again"
-        if event.kind == "link-loss":
-            return "the failed links are back"
-        if event.kind == "loss":
-            return f"the loss of messages with probability {event.amount:g} ends"
-        one = len(self._hit(index)) == 1
-        if event.kind == "straggler":
-            return f"{self._who(index)} {'is' if one else 'are'} as fast as before"
-        return f"{self._who(index)} {'is' if one else 'are'} back"
-
-    def _who(self, index: int) -> str:
-        event, peers = self.events[index], self._hit(index)
-        if event.unit == "aggregator":
-            return f"the aggregator, peer {peers[0]},"
-        if event.unit == "peers":
-            return f"peer{'s' if len(peers) > 1 else ''} {', '.join(map(str, peers.tolist()))}"
-        chosen = "" if event.rule == "random" else f" ({event.rule})"
-        return f"{len(peers)} of {self.n} peers{chosen}"
