@@ -76,7 +76,7 @@ class DualHash:
         # rounding must not decide between equal neighbours: the copy's rounding is another
         least = 1e-6 * np.abs(small).max(axis=(1, 2), keepdims=True)
         bits: Mask = small[:, :, 1:] - small[:, :, :-1] > least
-        return bits.reshape(len(grey), -1)
+        return bits.reshape(len(grey), self.size**2)
 
     def _first(self, digests: Digests) -> Mask:
         keep = np.zeros(len(digests), bool)

