@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Batch, State
-from hubless.learn.model import BUFFER, Loss, Model, classification_loss
+from hubless.learn.model import BUFFER, LOSSES, Loss, Model, classification_loss
 
 TINY = torch.finfo(torch.float32).tiny
 BLOCK = 1 << 20  # floats of one layer's output in an evaluation: about what stays in a core's cache
@@ -53,16 +53,24 @@ def sample_losses(loss: Loss, out: Tensor, y: Tensor) -> Tensor:
     return loss(out, y)
 
 
+def chunk_losses(loss: Loss, out: Tensor, y: Tensor) -> Tensor:
+    """Losses ``[C, B]`` of outputs ``[C, B, ...]``: each peer's loss of its own batch."""
+    if loss is classification_loss and out.dim() == 3:
+        return -torch.log_softmax(out, -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    if loss in LOSSES.values():  # one value a sample, whatever else is in the batch
+        return loss(out.flatten(0, 1), y.flatten(0, 1)).view(out.shape[:2])
+    mapped: Tensor = torch.vmap(loss)(out, y)
+    return mapped
+
+
+def weights(weight: Tensor) -> Tensor:
+    """Each sample's share of its peer's mean."""
+    return weight / weight.sum(-1, keepdim=True).clamp_min(TINY)
+
+
 def mean_loss(losses: Tensor, weight: Tensor | None) -> Tensor:
     """The mean over the last dimension, weighted where there are weights."""
-    if weight is None:
-        return losses.mean(-1)
-    return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(TINY)
-
-
-def buffer_names(model: Model) -> tuple[str, ...]:
-    """The model's buffers as they are called in a state."""
-    return tuple(model.buffers)
+    return losses.mean(-1) if weight is None else (losses * weights(weight)).sum(-1)
 
 
 def buffers_of(model: Model, S: Mapping[str, Tensor], C: int) -> list[Tensor]:

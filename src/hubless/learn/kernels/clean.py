@@ -9,21 +9,6 @@ import torch
 from torch.fx import Graph, Node
 
 aten = torch.ops.aten
-VIEWS = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.expand.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.detach.default,
-    aten.alias.default,
-    aten.reshape.default,
-}
 SAME_SHAPE = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default}
 
 
@@ -92,9 +77,17 @@ def clean(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
+def _views(node: Node) -> bool:
+    """Whether the node looks at its first argument's memory."""
+    if node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
+
+
 def _root(node: Node) -> Node:
     """The tensor that a chain of views looks at."""
-    while node.op == "call_function" and node.target in VIEWS and isinstance(node.args[0], Node):
+    while node.op == "call_function" and _views(node) and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
 

@@ -1,4 +1,4 @@
-"""A chunk's step as one traced graph: ``make_fx(vmap(grad(loss)))``, cleaned, with plain SGD fused in."""
+"""A chunk's step as one traced graph: ``make_fx`` over ``vmap`` and autograd, cleaned, with plain SGD fused in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 
 from hubless.learn.context import Batch, State
 from hubless.learn.kernels.base import (
@@ -44,19 +44,19 @@ class Graph:
         self._lock = threading.Lock()
         self._mappable: bool | None = None
 
-    def _one(self, train: bool) -> Callable[..., tuple[Tensor, tuple[Tensor, list[Tensor]]]]:
+    def _one(self, train: bool) -> Callable[..., tuple[Tensor, list[Tensor]]]:
         model = self.model
         module = model.module.train(train)
         inside = [module_name(n) for n in model.buffers]
 
         def one(
             ps: list[Tensor], x: Tensor, bs: list[Tensor], y: Tensor, weight: Tensor | None
-        ) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        ) -> tuple[Tensor, list[Tensor]]:
             tensors = dict(zip(model.names, ps, strict=True)) | model.frozen
             tensors |= {n: b.clone() for n, b in zip(inside, bs, strict=True)}
             out = functional_call(module, tensors, (x,))
             loss = mean_loss(sample_losses(model.loss, out, y), weight)
-            return loss, (loss.detach(), [tensors[n].detach() for n in inside])
+            return loss, [tensors[n] for n in inside]
 
         return one
 
@@ -65,19 +65,24 @@ class Graph:
 
         one = self._one(train=kind != "input")
         weight = batch.weight
-        over = (0, 0, 0, 0, None if weight is None else 0)
-        mapped = vmap(grad(one, argnums=1 if kind == "input" else 0, has_aux=True), in_dims=over)
+        mapped = vmap(one, in_dims=(0, 0, 0, 0, None if weight is None else 0))
+        a, b = len(ps), len(ps) + len(bs)
 
         def flat(*args: Tensor) -> list[Tensor]:
-            a, b = len(ps), len(ps) + len(bs)
-            found, (losses, after) = mapped(list(args[:a]), args[b], list(args[a:b]), *args[b + 1 : b + 3], *rest(args))
-            return [*(found if isinstance(found, list) else [found]), losses, *after]
-
-        def rest(args: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-            return () if weight is not None else (None,)
+            # Peers are independent, so the gradient of the sum holds each peer's own; torch.func.grad would give
+            # the same graph, but imports the compiler (a second) on its first use.
+            free = [t.detach().requires_grad_() for t in ([args[b]] if kind == "input" else args[:a])]
+            now, x = (list(args[:a]), free[0]) if kind == "input" else (free, args[b])
+            with torch.enable_grad():
+                losses, after = mapped(now, x, list(args[a:b]), args[b + 1], None if weight is None else args[b + 2])
+                found = torch.autograd.grad(losses.sum(), free, allow_unused=True, materialize_grads=True)
+            return [*found, losses.detach(), *(t.detach() for t in after)]
 
         # the same tensor given twice would be taken for one argument
-        example = [t.detach().clone() for t in (*ps, *bs, batch.x, batch.y, *(() if weight is None else (weight,)))]
+        example = [
+            t.detach().clone(memory_format=torch.contiguous_format)
+            for t in (*ps, *bs, batch.x, batch.y, *(() if weight is None else (weight,)))
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "no batching rule yet": calibration judges such graphs by their speed
             traced = make_fx(flat, tracing_mode="fake")(*example)
@@ -98,7 +103,7 @@ class Graph:
 
     def _call(self, kind: str, ps: list[Tensor], bs: list[Tensor], batch: Batch, *more: float) -> list[Tensor]:
         weight = () if batch.weight is None else (batch.weight,)
-        return self._get(kind, ps, bs, batch)(*ps, *bs, batch.x, batch.y, *weight, *more)
+        return self._get(kind, ps, bs, batch)(*ps, *(t.contiguous() for t in (*bs, batch.x, batch.y, *weight)), *more)
 
     @torch.no_grad()
     def grad(self, W: Tensor, S: State, batch: Batch) -> tuple[Tensor, State, Tensor]:
