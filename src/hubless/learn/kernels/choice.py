@@ -14,10 +14,11 @@ from hubless.learn.kernels.base import Kernel
 from hubless.learn.kernels.dense import Dense
 from hubless.learn.kernels.graph import Graph
 from hubless.learn.kernels.loop import Loop
+from hubless.learn.kernels.stacked import Stacked
 from hubless.learn.model import Model
 
 log = logging.getLogger(__name__)
-KINDS: dict[str, Callable[[Model], Kernel]] = {"loop": Loop, "graph": Graph, "dense": Dense}
+KINDS: dict[str, Callable[[Model], Kernel]] = {"loop": Loop, "graph": Graph, "dense": Dense, "stacked": Stacked}
 CACHED = 4 << 20  # bytes of parameters in a chunk: about a core's own cache and its share of the last level
 
 

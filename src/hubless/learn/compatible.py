@@ -1,0 +1,57 @@
+"""Which parts go together; what cannot work is refused before any work, with what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hubless.errors import ConfigError
+from hubless.learn.codecs import Codec
+from hubless.learn.model import Model
+from hubless.learn.slots import HAND, Attack, Hook, Local, Merge, Overlay
+
+
+def compatible(
+    local: Mapping[str, Local], overlay: Overlay, merge: Merge, codec: Codec, attack: Attack | None,
+    hooks: Sequence[Hook], models: Sequence[Model],
+) -> None:  # fmt: skip
+    """Raise ConfigError for a combination that cannot work."""
+    names = f"{type(merge).__name__}({type(merge.reduce).__name__})"
+    if HAND in overlay.phases:
+        raise ConfigError(f"overlay: {HAND!r} is the engine's own exchange; rename that of {type(overlay).__name__}")
+    if missing := [role for role in overlay.roles if role not in local]:
+        raise ConfigError(
+            f"local: overlay {type(overlay).__name__} hands out the role {missing[0]!r}, local has {sorted(local)}"
+        )
+    if merge.phases is not None and (foreign := [p for p in overlay.phases if p not in merge.phases]):
+        raise ConfigError(
+            f"merge: {names} works over the exchanges {'/'.join(merge.phases)}, but overlay {type(overlay).__name__}"
+            f" makes {'/'.join(foreign)}"
+        )
+    kinds = {phase: merge.kind(phase) for phase in overlay.phases}
+    codec.check(kinds, names)
+    if len(models) > 1 and (crossing := [kind for kind in kinds.values() if kind != "predictions"]):
+        raise ConfigError(
+            f"merge: {names} sends a {crossing[0]}, which cannot cross {len(models)} cohorts of different models;"
+            " use Distil()"
+        )
+    for group in merge.share or ():
+        for model in models:
+            if group not in model.groups:
+                raise ConfigError(f"merge.share: no group {group!r}; the model has {sorted(model.groups)}")
+    _hiding(merge, codec, attack, hooks)
+
+
+def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[Hook]) -> None:
+    if not any(stage.hides for stage in codec.stages):
+        return
+    needs = None
+    if not merge.reduce.linear:
+        needs = type(merge.reduce).__name__
+    elif attack is not None and attack.sees == "honest":
+        needs = type(attack).__name__
+    elif judges := [hook for hook in hooks if hook.needs_messages]:
+        needs = type(judges[0]).__name__
+    if needs:
+        raise ConfigError(
+            f"codec: secure sums show only the total, but {needs} needs each message; drop one of the two"
+        )

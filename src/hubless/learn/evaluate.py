@@ -1,0 +1,79 @@
+"""How good the models are, without letting the question dominate the round."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hubless.learn.context import Batch, State
+from hubless.learn.kernels import Kernel, choose
+from hubless.learn.model import Model
+from hubless.learn.population import Cohort, Population
+from hubless.learn.training import Workers
+from hubless.learn.workload import Shards
+
+MANY = 128  # beyond this many peers, a fixed subset is evaluated during the run
+
+
+class Evaluation:
+    """Accuracy and loss of rows on the test set; a few samples during the run, all at the end."""
+
+    def __init__(self, shards: Shards, workers: Workers, kernel: str = "auto") -> None:
+        self.shards = shards
+        self.workers = workers
+        self.kind = kernel
+        self.classes = shards.data.task == "classification"
+
+    def score(self, model: Model, rows: Tensor, state: State, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Accuracy (or, without classes, nothing: zeros) and mean loss of each row ``[C, D]``."""
+        few = len(self.shards.test_y) if whole else self.shards.few
+        x, y = self.shards.test_x[:few], self.shards.test_y[:few]
+        if not len(rows) or not few:
+            return torch.zeros(len(rows)), torch.zeros(len(rows))
+        kernel = self._kernel(model, rows)
+        chunks = torch.split(torch.arange(len(rows)), self._size(model, len(rows)))
+
+        def visit(number: int) -> tuple[Tensor, Tensor]:
+            at = chunks[number]
+            part = {name: value[at] for name, value in state.items()}
+            out = kernel.forward(rows[at], part, x)
+            losses = torch.stack([model.loss(one, y).mean() for one in out])
+            if not self.classes:
+                return torch.zeros(len(at)), losses.cpu()
+            return (out.argmax(-1) == y).to(torch.float32).mean(1).cpu(), losses.cpu()
+
+        scores = list(self.workers.map(visit, len(chunks)))
+        return torch.cat([a for a, _ in scores]), torch.cat([b for _, b in scores])
+
+    def _kernel(self, model: Model, rows: Tensor) -> Kernel:
+        example = Batch(self.shards.test_x[:1][None], self.shards.test_y[:1][None])
+        return choose(model, 1, example, plain=False, kind=self.kind)
+
+    def _size(self, model: Model, count: int) -> int:
+        return max(1, min(8, -(-count // self.workers.count)))
+
+
+def watched(population: Population, seed: int) -> Tensor:
+    """Peers that are evaluated during the run: all, or a fixed subset of a large population."""
+    if population.n <= MANY:
+        return torch.arange(population.n)
+    order = torch.randperm(population.n, generator=torch.Generator().manual_seed(seed))
+    return order[:MANY].sort().values
+
+
+def mean_row(cohort: Cohort, peers: Tensor) -> tuple[Tensor, State]:
+    """The average model of some peers ``[1, D]``, with averaged statistics."""
+    at = torch.searchsorted(cohort.ids, peers)
+    rows = cohort.rows if cohort.shared else cohort.rows[at] if len(at) < len(cohort.rows) else cohort.rows
+    state = {}
+    for name in cohort.model.buffers:
+        value = cohort.state[name]
+        value = value if len(value) == 1 else value[at]
+        state[name] = value.to(torch.float32).mean(0, keepdim=True).to(value.dtype)
+    return rows.mean(0, keepdim=True), state
+
+
+def distances(cohort: Cohort, peers: Tensor, mean: Tensor) -> Tensor:
+    """``|x_i - mean|^2`` of each peer, without a copy of all rows."""
+    at = torch.searchsorted(cohort.ids, peers)
+    return torch.stack([(cohort.rows[i] - mean[0]).square().sum() for i in at.tolist()])

@@ -1,0 +1,228 @@
+"""A learning experiment: the slots filled, checked against each other, and run round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubless.errors import CheckpointError, ConfigError
+from hubless.learn.attacks import hostile
+from hubless.learn.codecs import Codec
+from hubless.learn.compatible import compatible
+from hubless.learn.kept import Kept
+from hubless.learn.merges import mean
+from hubless.learn.model import Model
+from hubless.learn.observe import Observer
+from hubless.learn.population import Cohort, Population
+from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Reduce, World
+from hubless.learn.streaming import Streaming
+from hubless.learn.training import Workers
+from hubless.learn.wire import Meter
+from hubless.learn.wiring import Wiring
+from hubless.learn.workload import Shards, Workload
+from hubless.net.faults import Faults, Weather
+from hubless.net.links import Links
+from hubless.run.record import Experiment, Record, Snapshot
+from hubless.run.setting import Setting
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A population that learns: what it works on, and one part for each slot.
+
+    workload: data, partition, number of peers, model
+    local:    how a peer trains, or one for each role
+    overlay:  who trains and who sends to whom
+    merge:    what peers say and what they make of it
+    codec:    how a message becomes bytes
+    attack:   what hostile peers do
+    hooks:    judges, ledgers, accountants, extra metrics
+    models:   cohorts of different shapes, ``[(model, peer ids), ...]``, in place of the workload's model
+    rounds:   rounds of a whole run
+    """
+
+    workload: Workload
+    local: Local | Mapping[str, Local]
+    overlay: Overlay
+    merge: Merge | Reduce = field(default_factory=mean)
+    codec: Codec = field(default_factory=Codec)
+    attack: Attack | None = None
+    hooks: tuple[Hook, ...] = ()
+    models: Sequence[tuple[Model, Sequence[int]]] | None = None
+    rounds: int = 50
+    kernel: str = "auto"
+    figures: tuple[Record, ...] = ()
+    setting: Setting = field(default_factory=Setting)
+
+    def under(self, setting: Setting) -> Experiment:
+        """The same experiment under other house options. Raises ConfigError for what cannot work together."""
+        return Run(replace(self, setting=setting))
+
+
+class Run:
+    """A ``Learning`` under a setting: checked at once, built when its records are asked for."""
+
+    def __init__(self, learning: Learning) -> None:
+        self.learning = learning
+        self.merge = Merge(learning.merge) if isinstance(learning.merge, Reduce) else learning.merge
+        self.local = learning.local if isinstance(learning.local, Mapping) else {"train": learning.local}
+        self.setting = learning.setting
+        self.n = learning.workload.peers
+        if learning.rounds < 1:
+            raise ConfigError(f"rounds = {learning.rounds}: must be at least 1")
+        if self.setting.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device = 'cuda': this machine or this build of torch has no CUDA; use cpu")
+        self.links = Links.of(self.setting.links, seed=self.setting.seed)
+        learning.overlay.check(self.n, self.setting.seed)
+        self.hostile = frozenset(hostile(learning.attack, self.n, self.setting.seed))
+        self.models = self._models()
+        compatible(self.local, learning.overlay, self.merge, learning.codec, learning.attack, learning.hooks,
+                   [model for model, _ in self.models])  # fmt: skip
+        self.edges = self._edges()
+        self._aggregator = 0
+        self.faults = Faults.of(
+            self.setting.faults, n=self.n, seed=self.setting.seed, edges=self.edges,
+            aggregator=lambda _: self._aggregator,
+        )  # fmt: skip
+        self.shards = self._shards()
+        self._state: _State | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of a whole run."""
+        return self.learning.rounds
+
+    def under(self, setting: Setting) -> Experiment:
+        """The same experiment under other house options."""
+        return self.learning.under(setting)
+
+    def _models(self) -> list[tuple[Model, Tensor]]:
+        if self.learning.models is None:
+            return [(self.learning.workload.network(), torch.arange(self.n))]
+        return [(model, torch.tensor(sorted(ids), dtype=torch.int64)) for model, ids in self.learning.models]
+
+    def _edges(self) -> Any:
+        look = getattr(self.learning.overlay, "edges", None)
+        return look(self.n, self.setting.seed) if look else None
+
+    def _shards(self) -> Shards:
+        shards = self.learning.workload.shards(self.setting.seed)
+        for model, _ in self.models:
+            model.check(shards.test_x, shards.test_y, len(shards.data.classes))
+        return shards.to(self.setting.device)
+
+    def _build(self) -> _State:
+        setting, learning = self.setting, self.learning
+        shared = learning.overlay.shared and len(self.models) == 1 and self.merge.share is None
+        shared = shared and not self.merge.per_target
+        makers = [*self.local.values(), self.merge, *learning.codec.stages]
+        if learning.attack and learning.attack.local:
+            makers.append(learning.attack.local)
+        unique = list({id(maker): maker for maker in makers}.values())
+        cohorts = [
+            Cohort(model, ids, unique, setting.seed, shared=shared, common=set(self.merge.common))
+            for model, ids in self.models
+        ]
+        for cohort in cohorts:
+            cohort.to(setting.device)
+        workers = Workers(1 if setting.device == "cuda" else setting.threads)
+        wiring = Wiring(
+            Population(cohorts, self.n), self.shards, self.local, learning.overlay, self.merge, learning.codec,
+            learning.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
+            Meter(torch.zeros(self.n, dtype=torch.float64)), learning.kernel, setting.memory, setting.nonfinite,
+        )  # fmt: skip
+        runner = Streaming(wiring) if shared else Kept(wiring)
+        return _State(wiring, runner, learning.overlay.init(self._world(wiring, self.faults.at(1))))
+
+    def _world(self, wiring: Wiring, weather: Weather) -> World:
+        alive = weather.alive
+        return World(self.n, self.setting.seed, self.shards.sizes.cpu(), wiring.population.members(),
+                     lambda peer: bool(alive[peer]))  # fmt: skip
+
+    def records(self, resume: Snapshot | None = None) -> Iterator[Record]:
+        """Run; with a snapshot, go on after its round. Raises CheckpointError when the snapshot is not of this run."""
+        state = self._state = self._build()
+        observer = Observer(self, state.wiring)
+        first = 1
+        if resume is not None:
+            self._restore(resume, state)
+            first = resume.round + 1
+        else:
+            yield observer.start()
+            yield from self.learning.figures
+        try:
+            for t in range(first, self.rounds + 1):
+                self._aggregator = int((state.book.get("holders") or [state.book.get("aggregator", 0)])[0])
+                weather = self.faults.at(t)
+                plan = self.learning.overlay.plan(t, self._world(state.wiring, weather), state.book)
+                yield from observer.weather(t, weather)
+                state.wiring.losses.clear()
+                trained = state.runner.round(t, plan, weather)
+                self._report(t, plan, state)
+                record = observer.round(t, weather, trained)
+                yield from observer.events(t)
+                state.round = t
+                yield record
+            yield observer.end(self.faults.at(self.rounds))
+        finally:
+            state.wiring.workers.close()
+
+    def _report(self, t: int, plan: Any, state: _State) -> None:
+        overlay = self.learning.overlay
+        if not overlay.reports:
+            return
+        found: dict[str, dict[int, Tensor]] = {name: {} for name in overlay.reports}
+        for cohort in state.wiring.population.cohorts:
+            for name in overlay.reports:
+                if name in cohort.state:
+                    found[name] |= dict(zip(cohort.ids.tolist(), cohort.state[name], strict=True))
+        overlay.observe(t, plan, found, state.book)
+
+    def snapshot(self) -> Snapshot:
+        """The state after the last round."""
+        if self._state is None:
+            raise CheckpointError("checkpoint: the run has not begun")
+        state, wiring = self._state, self._state.wiring
+        tensors = {**wiring.population.tensors(), "meter/sent": wiring.meter.sent}
+        meta = {
+            "population": wiring.population.scalars(),
+            "meter": wiring.meter.scalars(),
+            "overlay": state.book,
+            "hooks": [hook.state() for hook in wiring.hooks],
+            "faults": self.faults.resolved(),
+        }
+        return Snapshot(state.round, tensors, meta)
+
+    def _restore(self, snapshot: Snapshot, state: _State) -> None:
+        meta = snapshot.meta
+        state.wiring.population.restore(snapshot.tensors, meta["population"])
+        state.wiring.meter.restore(snapshot.tensors["meter/sent"], meta["meter"])
+        state.book = meta["overlay"]
+        for hook, kept in zip(state.wiring.hooks, meta["hooks"], strict=True):
+            hook.restore(kept)
+        self.faults.resolve(meta["faults"])
+        state.round = snapshot.round
+
+    def model(self) -> dict[str, Tensor]:
+        """The average model of the population, by parameter name; one set a cohort."""
+        if self._state is None:
+            return {}
+        found = {}
+        cohorts = self._state.wiring.population.cohorts
+        for number, cohort in enumerate(cohorts):
+            prefix = f"cohort.{number}/" if len(cohorts) > 1 else ""
+            for name, value in cohort.model.unflatten(cohort.rows.mean(0)).items():
+                found[prefix + name] = value.cpu().contiguous()
+        return found
+
+
+@dataclass
+class _State:
+    wiring: Wiring
+    runner: Streaming | Kept
+    book: dict[str, Any]
+    round: int = 0

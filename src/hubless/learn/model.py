@@ -1,0 +1,228 @@
+"""A model as one row of floats: any ``nn.Module``, its parameters flat, its other state beside it.
+
+The trainable parameters of ONE peer are ``w [D]``, with named groups that are contiguous slices. Buffers
+(BatchNorm's statistics) lie in the state ``s`` as ``buffer/NAME``; frozen parameters are stored once.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hubless.errors import ConfigError, did_you_mean
+from hubless.learn import keys
+
+Task = Literal["classification", "regression", "language"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+BUFFER = "buffer/"
+
+
+def classification_loss(out: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits ``[B, C]`` against labels ``[B]``, one value a sample."""
+    return nn.functional.cross_entropy(out, y, reduction="none")
+
+
+def regression_loss(out: Tensor, y: Tensor) -> Tensor:
+    """Squared error, averaged over all but the first dimension."""
+    return (out.reshape(y.shape) - y).square().flatten(1).mean(1) if y.dim() > 1 else (out.reshape(-1) - y).square()
+
+
+def language_loss(out: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of next-token logits ``[B, L, V]`` against tokens ``[B, L]``, averaged over L."""
+    tokens = nn.functional.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none")
+    return tokens.reshape(y.shape).mean(1)
+
+
+LOSSES: dict[Task, Loss] = {
+    "classification": classification_loss,
+    "regression": regression_loss,
+    "language": language_loss,
+}
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn from a key that every peer holds as a buffer, so it can be mapped and repeated."""
+
+    key: Tensor
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each value with probability p and scale the rest, in training only."""
+        if not self.training or self.p == 0:
+            return x
+        self.key += 1
+        keep = keys.uniform(self.key, tuple(x.shape)) >= self.p
+        return x * keep / (1 - self.p)
+
+
+def _keyed(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.dropout._DropoutNd):
+            if type(child) not in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+                raise ConfigError(f"model: {type(child).__name__} draws from the global generator; use nn.Dropout")
+            setattr(module, name, Dropout(child.p))
+        else:
+            _keyed(child)
+    return module
+
+
+class Model:
+    """The network of a peer.
+
+    build:  makes the module; called with the seed's own generator, so the same seed gives the same start
+    groups: name -> prefixes of parameter names; by default one group ``w`` with everything
+    frozen: prefixes of parameters that are neither trained nor sent
+    loss:   (output, target) -> one value a sample ``[B]``; by default the task's own
+    same:   whether all peers start from the same parameters
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        *,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        frozen: Sequence[str] = (),
+        task: Task = "classification",
+        loss: Loss | None = None,
+        same: bool = True,
+        name: str = "",
+    ) -> None:
+        self.build = build
+        self.task: Task = task
+        self.loss = loss or LOSSES[task]
+        self.same = same
+        module = self._fresh(0)
+        self.name = name or type(module).__name__
+        self._here = threading.local()
+        self._template = module
+        every = dict(module.named_parameters())
+        held = {n for n in every if any(n.startswith(p) for p in frozen)}
+        self._frozen_names = tuple(n for n in every if n in held)
+        trainable = [n for n in every if n not in held]
+        if not trainable:
+            raise ConfigError(f"model: {self.name} has no trainable parameter")
+        for n in trainable:
+            if every[n].dtype != torch.float32:
+                raise ConfigError(f"model: parameter {n} is {every[n].dtype}; trainable parameters must be float32")
+        self.names, self.groups = self._order(trainable, every, groups)
+        self.shapes = tuple(every[n].shape for n in self.names)
+        self.sizes = tuple(every[n].numel() for n in self.names)
+        self.size = sum(self.sizes)
+        self.buffers = {BUFFER + n: b.detach().clone() for n, b in module.named_buffers()}
+
+    @staticmethod
+    def _order(
+        trainable: list[str], every: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]] | None
+    ) -> tuple[tuple[str, ...], dict[str, slice]]:
+        if groups is None:
+            return tuple(trainable), {"w": slice(0, sum(every[n].numel() for n in trainable))}
+        names: list[str] = []
+        slices: dict[str, slice] = {}
+        start = 0
+        for group, prefixes in groups.items():
+            members = [n for n in trainable if n not in names and any(n.startswith(p) for p in prefixes)]
+            if not members:
+                raise ConfigError(f"model.groups: no trainable parameter starts with any of {list(prefixes)} ({group})")
+            stop = start + sum(every[n].numel() for n in members)
+            names, slices[group], start = names + members, slice(start, stop), stop
+        if left := [n for n in trainable if n not in names]:
+            raise ConfigError(f"model.groups: {left[0]} and {len(left) - 1} more parameters are in no group")
+        return tuple(names), slices
+
+    def _fresh(self, key: int) -> nn.Module:
+        # nn.Module initialisers draw from the global generator only; it is forked here and seeded by the key.
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(keys.integer(key))
+            return _keyed(self.build())
+
+    @property
+    def module(self) -> nn.Module:
+        """A copy of the module for this thread: ``functional_call`` swaps tensors in place, and threads would race."""
+        if not hasattr(self._here, "module"):
+            self._here.module = copy.deepcopy(self._template)
+        module: nn.Module = self._here.module
+        return module
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the structure: modules with their settings, names and shapes."""
+        text = f"{self._template}{self.names}{self.shapes}{self.task}{getattr(self.loss, '__qualname__', '')}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def start(self, key: int) -> Tensor:
+        """Initial parameters ``w [D]`` for a key."""
+        return self._row(self._fresh(key))
+
+    def _row(self, module: nn.Module) -> Tensor:
+        found = dict(module.named_parameters())
+        return torch.cat([found[n].detach().reshape(-1) for n in self.names])
+
+    def state(self) -> dict[str, Tensor]:
+        """Initial buffers of one peer."""
+        return {name: value.clone() for name, value in self.buffers.items()}
+
+    @cached_property
+    def frozen(self) -> dict[str, Tensor]:
+        """Frozen parameters, stored once for the whole population."""
+        found = dict(self._template.named_parameters())
+        return {n: found[n].detach() for n in self._frozen_names}
+
+    def freeze(self, values: Mapping[str, Tensor]) -> None:
+        """Give the frozen parameters their (pre-trained) values. Raises ConfigError for an unknown name or shape."""
+        for name, value in values.items():
+            if name not in self.frozen or self.frozen[name].shape != value.shape:
+                raise ConfigError(f"model: {name} {tuple(value.shape)} is no frozen parameter of {self.name}")
+            self.frozen[name] = value.detach().clone()
+
+    def unflatten(self, w: Tensor) -> dict[str, Tensor]:
+        """Views of a row ``[D]`` (or rows ``[..., D]``) by parameter name."""
+        parts = torch.split(w, self.sizes, dim=-1)
+        lead = w.shape[:-1]
+        return {n: p.reshape(*lead, *shape) for n, p, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def group(self, name: str) -> slice:
+        """The slice of a group. Raises ConfigError for an unknown one."""
+        if name not in self.groups:
+            raise ConfigError(f"no group {name!r}; {did_you_mean(name, self.groups)}")
+        return self.groups[name]
+
+    def paste(self, w: Tensor, message: Mapping[str, Tensor]) -> Tensor:
+        """The row ``[..., D]`` with the groups that the message has replaced."""
+        known = [name for name in self.groups if name in message]
+        if len(known) == len(self.groups) == 1:
+            return message[known[0]]
+        return torch.cat([message.get(name, w[..., part]) for name, part in self.groups.items()], dim=-1)
+
+    def forward(self, w: Tensor, x: Tensor, s: Mapping[str, Tensor] | None = None, *, train: bool = False) -> Tensor:
+        """Output of one peer's network on ``x [B, ...]``; buffers are taken from ``s`` and not changed."""
+        module = self.module.train(train)
+        buffers = {n.removeprefix(BUFFER): v for n, v in (s or self.buffers).items() if n.startswith(BUFFER)}
+        out: Tensor = functional_call(module, {**self.unflatten(w), **self.frozen, **buffers}, (x,))
+        return out
+
+    def check(self, x: Tensor, y: Tensor, classes: int) -> None:
+        """Raise ConfigError when one sample does not pass, or the output does not fit the classes or the loss."""
+        try:
+            out = self.forward(self._row(self._template), x[:2])
+        except RuntimeError as error:
+            shape = tuple(x.shape[1:])
+            raise ConfigError(f"model: {self.name} cannot take samples of shape {shape}: {error}") from None
+        if self.task != "regression" and out.shape[-1] < classes:
+            raise ConfigError(f"model: {self.name} has {out.shape[-1]} outputs, but the data has {classes} classes")
+        losses = self.loss(out, y[:2])
+        if losses.shape != (min(2, len(x)),):
+            raise ConfigError(
+                f"model.loss: must give one value a sample, not shape {tuple(losses.shape)}; use reduction='none'"
+            )

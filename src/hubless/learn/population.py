@@ -1,0 +1,185 @@
+"""The state of a population: rows, stacked state and books, for one or several shapes of model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubless.errors import CheckpointError, ConfigError
+from hubless.learn import keys
+from hubless.learn.context import State
+from hubless.learn.model import Model
+from hubless.learn.slots import Book
+
+
+class Cohort:
+    """Peers that share a shape of model.
+
+    ids:   ``[n]`` sorted peer ids
+    rows:  ``[n, D]``, or ``[1, D]`` when all peers share one model
+    state: name -> ``[n, ...]``; names in ``common`` are ``[1, ...]`` when shared
+    """
+
+    def __init__(self, model: Model, ids: Tensor, makers: Sequence[Any], seed: int, *, shared: bool, common: set[str]):
+        self.model = model
+        self.ids = ids
+        self.shared = shared
+        self.common = common
+        first = model.start(_start_key(seed, 0))
+        if shared:
+            self.rows = first[None].clone()
+        elif model.same:
+            self.rows = first.repeat(len(ids), 1)
+        else:
+            self.rows = torch.stack([model.start(_start_key(seed, 1 + int(peer))) for peer in ids])
+        self.state: State = {}
+        self._owner: dict[str, str] = {}
+        self._add(model.state(), "model", alike=shared)
+        for maker in makers:
+            self._add(maker.init(model), type(maker).__name__, alike=False)
+
+    def _add(self, entries: State, owner: str, *, alike: bool) -> None:
+        for name, value in entries.items():
+            if name in self.state and self._owner[name] != owner:
+                raise ConfigError(f"state: {name!r} is made by both {self._owner[name]} and {owner}; rename one")
+            self._owner[name] = owner
+            copies = 1 if alike or (self.shared and name in self.common) else len(self.ids)
+            self.state[name] = value.expand(copies, *value.shape).clone()
+
+    def to(self, device: str) -> None:
+        """Move everything to a device."""
+        self.rows = self.rows.to(device)
+        self.state = {name: value.to(device) for name, value in self.state.items()}
+
+    def take(self, at: Tensor) -> tuple[Tensor, State]:
+        """Copies of the rows and state at positions ``at [C]`` in the cohort."""
+        if self.shared:
+            rows = self.rows.expand(len(at), -1).contiguous().clone()
+        else:
+            rows = self.rows[at]
+        return rows, {name: self._of(value, at) for name, value in self.state.items()}
+
+    def _of(self, value: Tensor, at: Tensor) -> Tensor:
+        return (
+            value[at]
+            if len(value) == len(self.ids) and not (self.shared and len(value) == 1)
+            else value.expand(len(at), *value.shape[1:]).clone()
+        )
+
+    def put(self, at: Tensor, rows: Tensor | None, state: State) -> None:
+        """Write back rows (unless shared) and the state that is kept one a peer."""
+        if rows is not None:
+            self.rows[at] = rows
+        for name, value in self.state.items():
+            if name in state and len(value) == len(self.ids):
+                value[at] = state[name].to(value.dtype)
+
+
+def _start_key(seed: int, peer: int) -> int:
+    key = keys.fold(seed, "start", peer)
+    assert isinstance(key, int)
+    return key
+
+
+class Population:
+    """Every peer: cohorts, books, who is excluded."""
+
+    def __init__(self, cohorts: Sequence[Cohort], n: int) -> None:
+        self.cohorts = list(cohorts)
+        self.n = n
+        self.cohort_of = torch.full((n,), -1, dtype=torch.int64)
+        self.place = torch.zeros(n, dtype=torch.int64)
+        for number, cohort in enumerate(self.cohorts):
+            if bool((self.cohort_of[cohort.ids] >= 0).any()):
+                raise ConfigError(f"cohorts: every one of the {n} peers must be in one cohort, not in two")
+            self.cohort_of[cohort.ids] = number
+            self.place[cohort.ids] = torch.arange(len(cohort.ids))
+        if bool((self.cohort_of < 0).any()):
+            raise ConfigError(f"cohorts: every one of the {n} peers must be in one cohort")
+        self.books: dict[int, Book] = {}
+        self.attack_books: dict[int, Book] = {}
+        self.excluded: set[int] = set()
+
+    @property
+    def shared(self) -> bool:
+        """Whether all peers have one model, stored once."""
+        return self.cohorts[0].shared
+
+    def book(self, peer: int) -> Book:
+        """A peer's irregular memory."""
+        return self.books.setdefault(peer, {})
+
+    def attack_book(self, peer: int) -> Book:
+        """A hostile peer's own memory, which no merge can read."""
+        return self.attack_books.setdefault(peer, {})
+
+    def members(self) -> list[int]:
+        """Peers that are not excluded."""
+        return [peer for peer in range(self.n) if peer not in self.excluded]
+
+    def peer(self, peer: int) -> tuple[Cohort, Tensor, State]:
+        """One peer's cohort, row ``[D]`` and state."""
+        cohort = self.cohorts[int(self.cohort_of[peer])]
+        rows, state = cohort.take(self.place[peer : peer + 1])
+        return cohort, rows[0], {name: value[0] for name, value in state.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint keeps as tensors; books by path."""
+        found: dict[str, Tensor] = {}
+        for number, cohort in enumerate(self.cohorts):
+            found[f"cohort.{number}/rows"] = cohort.rows
+            for name, value in cohort.state.items():
+                found[f"cohort.{number}/state/{name}"] = value
+        for kind, books in (("book", self.books), ("attack", self.attack_books)):
+            for path, value in _walk(books):
+                if isinstance(value, Tensor):
+                    found[f"{kind}/{path}"] = value
+        return found
+
+    def scalars(self) -> dict[str, Any]:
+        """Everything else that a checkpoint keeps, as JSON."""
+        found: dict[str, Any] = {"excluded": sorted(self.excluded)}
+        for kind, books in (("book", self.books), ("attack", self.attack_books)):
+            found[kind] = {path: value for path, value in _walk(books) if not isinstance(value, Tensor)}
+        return found
+
+    def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """The inverse of ``tensors`` and ``scalars``. Raises CheckpointError when shapes differ."""
+        for number, cohort in enumerate(self.cohorts):
+            wanted = {"rows": cohort.rows, **{f"state/{name}": value for name, value in cohort.state.items()}}
+            for name, value in wanted.items():
+                found = tensors.get(f"cohort.{number}/{name}")
+                if found is None or found.shape != value.shape:
+                    shape = None if found is None else tuple(found.shape)
+                    raise CheckpointError(f"checkpoint: {name} is {shape}, this run has {tuple(value.shape)}")
+                value.copy_(found)
+        self.excluded = set(scalars["excluded"])
+        for kind, books in (("book", self.books), ("attack", self.attack_books)):
+            books.clear()
+            for path, value in scalars[kind].items():
+                _plant(books, path, value)
+            for path, value in tensors.items():
+                if path.startswith(f"{kind}/"):
+                    _plant(books, path.removeprefix(f"{kind}/"), value)
+
+
+def _walk(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _walk(value, f"{path}\x1f{_label(key)}" if path else _label(key))
+    elif path:
+        yield path, tree
+
+
+def _label(key: Any) -> str:
+    return f"i{key}" if isinstance(key, int) else f"s{key}"
+
+
+def _plant(tree: dict[Any, Any], path: str, value: Any) -> None:
+    *stem, last = [int(part[1:]) if part[0] == "i" else part[1:] for part in path.split("\x1f")]
+    for key in stem:
+        tree = tree.setdefault(key, {})
+    tree[last] = value

@@ -1,0 +1,78 @@
+"""Linear merges as weighted sums of rows: the output row stays in cache while its neighbours are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hubless.learn.training import Workers
+
+DENSE = 0.25  # share of all pairs beyond which a matrix product wins over row sums
+
+
+class Sums:
+    """Weighted sums over incoming edges, normalised over what arrived.
+
+    src, dst: edges ``[E]``, sorted by destination; weight ``[E]``, non-negative. Destinations whose weights sum to 0
+    receive nothing.
+    """
+
+    def __init__(self, n: int, src: Tensor, dst: Tensor, weight: Tensor) -> None:
+        total = torch.zeros(n, dtype=torch.float64).index_add_(0, dst, weight)
+        share = weight / total[dst].clamp_min(1e-300)
+        keep = share > 0
+        self.n = n
+        self.src, self.dst, self.share = src[keep], dst[keep], share[keep]
+        self.targets, counts = torch.unique_consecutive(self.dst, return_counts=True)
+        self.ends = torch.cumsum(counts, 0)
+        self._plan: list[tuple[int, list[int], list[float]]] | None = None
+
+    def _rows(self) -> Sequence[tuple[int, list[int], list[float]]]:
+        if self._plan is None:
+            src, share, ends = self.src.tolist(), self.share.tolist(), self.ends.tolist()
+            starts = [0, *ends[:-1]]
+            self._plan = [
+                (target, src[a:b], share[a:b]) for target, a, b in zip(self.targets.tolist(), starts, ends, strict=True)
+            ]
+        return self._plan
+
+    def into(self, out: Tensor, rows: Tensor, workers: Workers, sent: Tensor | None = None) -> None:
+        """Write the sums to ``out [n, D]`` for every target; other rows of ``out`` are copied from ``rows``.
+
+        sent: ``[n, D]`` what others see of each row, where that differs from the row itself
+        """
+        if len(self.targets) < self.n:
+            quiet = torch.ones(self.n, dtype=torch.bool)
+            quiet[self.targets] = False
+            out[quiet] = rows[quiet]
+        if rows.is_cuda or (sent is None and len(self.src) > DENSE * self.n * self.n and self.n <= 4096):
+            self._product(out, rows, sent)
+            return
+        plan = self._rows()
+        count = min(len(plan), 4 * workers.count)
+
+        def block(number: int) -> None:
+            for target, sources, shares in plan[number * len(plan) // count : (number + 1) * len(plan) // count]:
+                into = out[target]
+                first = rows if sent is None or sources[0] == target else sent
+                torch.mul(first[sources[0]], shares[0], out=into)
+                for source, share in zip(sources[1:], shares[1:], strict=True):
+                    row = rows if sent is None or source == target else sent
+                    into.add_(row[source], alpha=share)
+
+        for _ in workers.map(block, count):
+            pass
+
+    def _product(self, out: Tensor, rows: Tensor, sent: Tensor | None) -> None:
+        matrix = torch.zeros(self.n, self.n, dtype=rows.dtype)
+        matrix[self.dst, self.src] = self.share.to(rows.dtype)
+        matrix = matrix.to(rows.device)
+        if sent is None:
+            mixed = matrix @ rows
+        else:
+            own = matrix.diagonal()[:, None] * rows
+            mixed = (matrix - torch.diag(matrix.diagonal())) @ sent + own
+        targets = self.targets.to(rows.device)
+        out[targets] = mixed[targets]

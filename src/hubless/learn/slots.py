@@ -1,0 +1,314 @@
+"""The slots of a learning method: what a part of each kind must offer.
+
+Every part is a frozen object with explicit state and randomness passed in; see ``docs/architecture.md`` for how
+one round runs. ``w [D]`` is one peer's row, ``s`` its other tensors, ``book`` its irregular memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from hubless.learn.context import Batch, Context, Inbox, Message, State
+
+if TYPE_CHECKING:
+    from hubless.learn.model import Model
+
+Book = dict[str, Any]
+Mechanism = Callable[[float], float]
+
+
+class Gradient:
+    """What a local step descends on. ``ctx.grad`` gives the plain gradient; everything else is built from it."""
+
+    fusable: ClassVar[bool] = False
+    vectorised: ClassVar[bool] = True
+
+    def init(self, model: Model) -> State:
+        """Entries of one peer's state that last from round to round."""
+        return {}
+
+    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
+        """Once before the first local step; may add entries that ``end`` takes away."""
+        return s
+
+    def __call__(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
+        """The direction ``g [D]`` to descend, and the state."""
+        return ctx.grad(w, s, batch)
+
+    def end(self, w: Tensor, s: State, ctx: Context) -> State:
+        """Once after the last local step."""
+        return s
+
+    def mechanism(self) -> Mechanism | None:
+        """Renyi divergence per use as a function of alpha, where the step is private."""
+        return None
+
+
+class Local:
+    """Improves one peer's parameters on its own data, a batch at a time."""
+
+    batch: int
+    steps: int | None
+    epochs: int | None
+
+    @property
+    def fusable(self) -> bool:
+        """Whether a step is exactly ``w -= lr * gradient``, so that a kernel may fuse it."""
+        return False
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether a step may be mapped over peers."""
+        return True
+
+    def rate(self, t: int) -> float:
+        """Learning rate in round t."""
+        raise NotImplementedError
+
+    def init(self, model: Model) -> State:
+        """Entries of one peer's state that last from round to round."""
+        return {}
+
+    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
+        """Once before the first step."""
+        return s
+
+    def step(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
+        """One step on one batch."""
+        raise NotImplementedError
+
+    def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
+        """Once after the last step."""
+        return w, s
+
+
+@dataclass(frozen=True)
+class World:
+    """What an overlay may know: who is a member, never who is alive, except by asking.
+
+    sizes:   training samples a peer ``[N]``
+    members: ids of peers that are not excluded
+    ping:    whether a peer answers now
+    """
+
+    n: int
+    seed: int
+    sizes: Tensor
+    members: list[int]
+    ping: Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class Train:
+    """A step of the plan: peers of each role train; with ``after``, only those that the exchange reached."""
+
+    roles: Mapping[str, Tensor]
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A step of the plan: messages from ``src [E]`` to ``dst [E]``, sorted by destination.
+
+    ``weight [E]`` is non-negative and normalised over what arrives. ``collect`` marks work handed to an aggregator:
+    only peers that trained in this round send.
+    """
+
+    name: str
+    src: Tensor
+    dst: Tensor
+    weight: Tensor
+    collect: bool = False
+
+
+Plan = tuple[Train | Exchange, ...]
+HAND = "hand"  # the exchange by which the aggregator role moves; reserved
+
+
+class Overlay:
+    """The round's plan: who trains, and who sends to whom. A pure function of (round, membership, seed)."""
+
+    phases: tuple[str, ...] = ("gossip",)
+    roles: tuple[str, ...] = ("train",)
+    shared: bool = False
+    reports: tuple[str, ...] = ()
+
+    def check(self, n: int, seed: int = 0) -> None:
+        """Raise ConfigError when the plan cannot work with n peers."""
+
+    def init(self, world: World) -> Book:
+        """The overlay's own memory."""
+        return {}
+
+    def plan(self, t: int, world: World, book: Book) -> Plan:
+        """The steps of round t, in order."""
+        raise NotImplementedError
+
+    def observe(self, t: int, plan: Plan, reports: Mapping[str, Mapping[int, Tensor]], book: Book) -> None:
+        """What the peers reported after the round; bandits learn here."""
+
+
+class Stage:
+    """One step from message to bytes and back, for one message."""
+
+    wants: str | None = None
+    sums: bool = False
+    hides: bool = False
+    vectorised: bool = True
+
+    def init(self, model: Model) -> State:
+        """Entries of the sender's state."""
+        return {}
+
+    def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
+        """Tensors to tensors, at the sender."""
+        return m, s
+
+    def inverse(self, m: Message, count: int, ctx: Context) -> Message:
+        """Back again at the receiver; one message, or a sum of ``count`` where ``sums``."""
+        return m
+
+    def mechanism(self) -> Mechanism | None:
+        """Renyi divergence per use as a function of alpha, where the stage is private."""
+        return None
+
+
+class Packer(Stage):
+    """The last stage: bytes that describe themselves and carry a checksum."""
+
+    def pack(self, m: Message) -> bytes:
+        """The message as bytes."""
+        raise NotImplementedError
+
+    def unpack(self, data: bytes) -> Message:
+        """The message again. Raises CodecError, and never gives a wrong tensor silently."""
+        raise NotImplementedError
+
+    def length(self, m: Message) -> int:
+        """``len(pack(m))``, possibly without packing."""
+        return len(self.pack(m))
+
+
+class Reduce:
+    """What an inbox amounts to. ``linear`` is true of the weighted mean alone."""
+
+    linear: ClassVar[bool] = False
+    vectorised: ClassVar[bool] = True
+
+    def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
+        """One message from all that arrived, name by name."""
+        raise NotImplementedError
+
+    def check(self, inbox_size: int) -> None:
+        """Raise ConfigError when an inbox of that size can never be reduced."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Both ends of an exchange: what a peer says, and what it does with what it heard.
+
+    reduce: how an inbox becomes one message
+    share:  groups of parameters that are said; None means all, and BatchNorm's statistics with them
+
+    A merge that overrides ``message`` may set ``vectorised`` when it also works on stacked rows ``[C, D]``.
+    """
+
+    reduce: Reduce
+    share: tuple[str, ...] | None = None
+
+    phases: ClassVar[tuple[str, ...] | None] = None
+    role: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ()
+    per_target: ClassVar[bool] = False
+    vectorised: ClassVar[bool] = True
+
+    def init(self, model: Model) -> State:
+        """Entries of one peer's state."""
+        return {}
+
+    def kind(self, phase: str) -> str:
+        """What a message of that exchange is: ``model``, ``delta`` or ``predictions``."""
+        return "model"
+
+    def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
+        """What a peer says: by default its row, group by group, and floating-point buffers."""
+        names = self.share or tuple(ctx.model.groups)
+        said = {name: w[..., ctx.model.groups[name]] for name in names}
+        if self.share is None:
+            said |= {name: s[name] for name in ctx.model.buffers if s[name].is_floating_point()}
+        return said
+
+    def accept(self, sender: int, m: Message, ctx: Context) -> None:
+        """Raise MessageError for a message that must not be used; it is dropped and counted."""
+        from hubless.learn.accept import accept
+
+        accept(m, ctx)
+
+    def join(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
+        """The inbox as one message."""
+        return self.reduce(inbox, w, s, book, ctx)
+
+    def apply(self, w: Tensor, s: State, book: Book, got: Message, ctx: Context) -> tuple[Tensor, State]:
+        """The peer after hearing: groups replace slices of the row, buffers replace buffers."""
+        heard = {name: value for name, value in got.items() if name in s}
+        return ctx.model.paste(w, got), {**s, **heard}
+
+    @property
+    def plain(self) -> bool:
+        """Whether messages are rows and an answer replaces them, so that a linear merge is a sum of rows."""
+        kept = ("message", "accept", "join", "apply", "kind")
+        return all(getattr(type(self), name) is getattr(Merge, name) for name in kept) and not self.per_target
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What hostile peers do instead; ``peers`` is a share of the population or explicit ids."""
+
+    peers: float | tuple[int, ...] = 0.0
+
+    sees: ClassVar[str] = "own"
+    local: ClassVar[Local | None] = None
+
+    def data(self, w: Tensor, x: Tensor, y: Tensor, book: Book, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Their training data, before training, with the model just received."""
+        return x, y
+
+    def message(self, m: Message, honest: list[Message] | None, book: Book, ctx: Context) -> Message:
+        """What they send instead of ``m``."""
+        return m
+
+
+@dataclass(frozen=True)
+class View:
+    """What a hook sees after a round: the population and the metrics so far."""
+
+    t: int
+    rounds: int
+    population: Any
+    metrics: Mapping[str, float]
+    exclude: Callable[[int], None]
+
+
+class Hook:
+    """Something that watches: a judge, a ledger, an accountant, an extra metric."""
+
+    needs_messages: bool = False
+
+    def judge(self, exchange: Exchange, messages: Mapping[int, Message], view: View) -> Mapping[int, float] | None:
+        """Factors on the senders' weights; 0 drops a message."""
+        return None
+
+    def round(self, view: View) -> Mapping[str, float]:
+        """Metrics that join the round's record."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep of the hook, as JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""

@@ -1,0 +1,134 @@
+"""A learning method put together for one run: the parts, the data, and what both kinds of population share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hubless.errors import NonFiniteError
+from hubless.learn import keys
+from hubless.learn.codecs import Codec
+from hubless.learn.context import Batch, Context, Message
+from hubless.learn.model import Model
+from hubless.learn.population import Population
+from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Train
+from hubless.learn.training import Job, Trained, Workers
+from hubless.learn.wire import Meter
+from hubless.learn.workload import Shards
+from hubless.net.faults import Weather
+from hubless.net.links import Links
+
+
+class NoSlope:
+    """For contexts outside training, where there is no batch to take a gradient on."""
+
+    def grad(self, *_: Any) -> Any:
+        """Always an error of the part that asks."""
+        raise RuntimeError("ctx.grad works in training only")
+
+    input_grad = grad
+
+
+@dataclass
+class Wiring:
+    """Everything that a round needs; see ``Learning`` for the parts."""
+
+    population: Population
+    shards: Shards
+    local: Mapping[str, Local]
+    overlay: Overlay
+    merge: Merge
+    codec: Codec
+    attack: Attack | None
+    hostile: frozenset[int]
+    hooks: tuple[Hook, ...]
+    links: Links
+    seed: int
+    workers: Workers
+    meter: Meter
+    kernel: str = "auto"
+    memory: float = 512.0
+    nonfinite: Literal["stop", "drop"] = "stop"
+    events: list[str] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Peers in the population."""
+        return self.population.n
+
+    @property
+    def judges(self) -> bool:
+        """Whether some hook wants to see every message."""
+        return any(hook.needs_messages for hook in self.hooks)
+
+    def context(self, t: int, k: int, model: Model, peer: int | Tensor, **more: Any) -> Context:
+        """What a part may know outside training."""
+        key = keys.fold(keys.fold(self.seed, "round", t, k), peer)
+        return Context(
+            t=t, N=self.n, model=model, slope=NoSlope(), k=k, peer=peer, n=self.shards.sizes[peer],
+            key=key, secret=keys.fold(key, "secret"), **more,
+        )  # fmt: skip
+
+    def own(self, peer: int) -> Batch:
+        """One peer's training set."""
+        return Batch(*self.shards.own(peer))
+
+    def ready(self, step: Train, role: str, weather: Weather, reached: Mapping[str, Tensor]) -> Tensor:
+        """Peers that train in a role now: alive, with data, reached."""
+        peers = step.roles[role]
+        can = torch.from_numpy(weather.alive & weather.data)[peers] & (self.shards.sizes.cpu()[peers] > 0)
+        if step.after is not None:
+            can &= reached[step.after][peers]
+        return peers[can]
+
+    def jobs(self, role: str, t: int, k: int, model: Model, hostile: bool) -> Job:
+        """The training job of honest or hostile peers in a role."""
+        local = self.local[role]
+        if hostile and self.attack is not None and self.attack.local is not None:
+            local = self.attack.local
+        return Job(model, local, role, t, k, self.n, self.seed, self.shards, self.kernel, self.memory)
+
+    def split(self, peers: Tensor) -> list[tuple[Tensor, bool]]:
+        """Honest and hostile peers apart, where hostile ones train differently."""
+        if self.attack is None or not self.hostile or not self._poisons:
+            return [(peers, False)]
+        bad = torch.tensor([peer in self.hostile for peer in peers.tolist()], dtype=torch.bool)
+        return [(part, flag) for part, flag in ((peers[~bad], False), (peers[bad], True)) if len(part)]
+
+    @property
+    def _poisons(self) -> bool:
+        assert self.attack is not None
+        return type(self.attack).data is not Attack.data or self.attack.local is not None
+
+    def poison(self, t: int, k: int, model: Model, peers: Tensor, rows: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Training sets of hostile peers, with the models they just received ``rows [C, D]``."""
+        if self.attack is None or type(self.attack).data is Attack.data:
+            return {}
+        found = {}
+        for at, peer in enumerate(peers.tolist()):
+            ctx = self.context(t, k, model, peer, data=self.own(peer))
+            found[peer] = self.attack.data(rows[at], *self.shards.own(peer), self.population.attack_book(peer), ctx)
+        return found
+
+    def sound(self, done: Trained, t: int) -> Tensor:
+        """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
+        fine = torch.isfinite(done.rows.sum(1)) & torch.isfinite(done.losses)
+        if not bool(fine.all()):
+            for at in torch.nonzero(~fine).flatten().tolist():
+                peer = int(done.peers[at])
+                what = f"loss is {float(done.losses[at]):g}, parameters are no longer finite"
+                if self.nonfinite == "stop":
+                    raise NonFiniteError(f"{what}; --nonfinite drop goes on without such peers", peer=peer, round=t)
+                self.population.excluded.add(peer)
+                self.events.append(f"peer {peer} dropped: {what}")
+        return fine
+
+    def lie(self, m: Message, ctx: Context, honest: list[Message] | None) -> Message:
+        """What a hostile peer sends instead."""
+        assert self.attack is not None and isinstance(ctx.peer, int)
+        return self.attack.message(m, honest, self.population.attack_book(ctx.peer), ctx)

@@ -1,0 +1,134 @@
+"""What the peers work on: a data set, split among them, and the network they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hubless.data.partition import Partition
+from hubless.errors import ConfigError
+from hubless.learn.model import Loss, Model
+from hubless.parts import make
+
+if TYPE_CHECKING:
+    from hubless.data.dataset import Dataset
+    from hubless.models.zoo import Architecture
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Data, its split and the network; parts may be given by name.
+
+    data:      a ``Dataset`` or its name
+    partition: a ``Partition`` or its name
+    peers:     number of peers
+    model:     an ``Architecture`` (or its name), or a ``Model`` of your own
+    samples:   training samples of the whole population; 0 takes all there are
+    test:      test samples that every peer is evaluated on during the run; the end uses all of them
+    frozen:    prefixes of parameters that are neither trained nor sent
+    loss:      (output, target) -> one value a sample, in place of the task's own
+    """
+
+    data: Dataset | str
+    partition: Partition | str
+    peers: int
+    model: Architecture | Model | str
+    samples: int = 0
+    test: int = 1000
+    frozen: tuple[str, ...] = ()
+    loss: Loss | None = None
+
+    def network(self) -> Model:
+        """The model that fits the data. Raises ConfigError when it does not."""
+        data = self._dataset
+        if isinstance(self.model, Model):
+            return self.model
+        build = make("model", self.model)
+        name = self.model if isinstance(self.model, str) else getattr(build, "__qualname__", "model").split(".")[0]
+        return Model(
+            lambda: build(data.shape, data.outputs), task=data.task, loss=self.loss, frozen=self.frozen, name=name
+        )
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        found: Dataset = make("data", self.data)
+        return found
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, loaded."""
+        return self._dataset
+
+    def shards(self, seed: int) -> Shards:
+        """Every peer's share, for a seed. Raises ConfigError when there is too little data."""
+        data = self._dataset
+        if self.samples:
+            data = data.subset(self.samples, seed)
+        partition = make("partition", self.partition)
+        if len(data.y) < self.peers:
+            raise ConfigError(f"samples: {len(data.y)} training samples cannot be split among {self.peers} peers")
+        return Shards.of(data, partition, self.peers, seed, self.test)
+
+    def among(self, peers: int) -> Workload:
+        """The same work for another number of peers."""
+        return replace(self, peers=peers)
+
+
+class Shards:
+    """All data of a run: samples once, and for each peer the indices of its own.
+
+    x, y:       training samples ``[M, ...]``
+    flat:       indices into x, peer after peer ``[M]``; peer i has ``flat[start[i] : start[i] + sizes[i]]``
+    test_x, y:  the whole test set; the first ``few`` rows are used during the run
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, parts: list[Tensor], test_x: Tensor, test_y: Tensor, few: int, data: Dataset
+    ) -> None:
+        self.x, self.y = x, y
+        self.sizes = torch.tensor([len(part) for part in parts], dtype=torch.int64)
+        self.start = torch.cumsum(self.sizes, 0) - self.sizes
+        self.flat = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        self.test_x, self.test_y, self.few = test_x, test_y, few
+        self.data = data
+
+    @staticmethod
+    def of(data: Dataset, partition: Partition, peers: int, seed: int, few: int) -> Shards:
+        """Split a data set; feature shift changes a peer's own training inputs."""
+        parts = [torch.from_numpy(part) for part in partition.split(data.y, peers, seed)]
+        x = torch.from_numpy(data.x)
+        if type(partition).shift is not Partition.shift:
+            x = x.clone()
+            for peer, part in enumerate(parts):
+                x[part] = torch.from_numpy(partition.shift(data.x[part.numpy()], peer, peers))
+        order = torch.randperm(len(data.test_y), generator=torch.Generator().manual_seed(seed))
+        test_x, test_y = torch.from_numpy(data.test_x)[order], torch.from_numpy(data.test_y)[order]
+        return Shards(x, torch.from_numpy(data.y), parts, test_x, test_y, min(few, len(order)), data)
+
+    def to(self, device: str) -> Shards:
+        """The same on another device."""
+        if device != "cpu":
+            for name in ("x", "y", "flat", "sizes", "start", "test_x", "test_y"):
+                setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def own(self, peer: int) -> tuple[Tensor, Tensor]:
+        """One peer's training set."""
+        first, size = int(self.start[peer]), int(self.sizes[peer])
+        index = self.flat[first : first + size]
+        return self.x[index], self.y[index]
+
+    def counts(self) -> list[list[int]] | None:
+        """Samples of each class at each peer ``[peers][classes]``; None where there are no classes."""
+        classes = len(self.data.classes)
+        if self.data.task != "classification" or not classes:
+            return None
+        peer = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes.cpu())
+        cell = peer * classes + self.y[self.flat].cpu()
+        table = torch.bincount(cell, minlength=len(self.sizes) * classes)
+        counts: list[list[int]] = table.reshape(len(self.sizes), classes).tolist()
+        return counts
