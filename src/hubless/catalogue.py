@@ -155,6 +155,8 @@ def _module(path: Path) -> ModuleType:
         raise ConfigError(f"{path}: Python cannot import a file of this kind")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(path.parent) not in sys.path:  # as for a script, so that it finds its neighbours
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -245,17 +247,18 @@ class _Source:
             args=self.function.args,
             body=[ast.Expr(ast.Constant(doc))] if doc else [ast.Pass()],
             decorator_list=[],
-            lineno=self.function.lineno,
         )
         aliases: dict[str, ast.expr] = {}
         self._gather(bare.args, aliases)
         body: list[ast.stmt] = [
-            ast.Assign([ast.Name(name, ast.Store())], value, lineno=value.lineno) for name, value in aliases.items()
+            ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], value), value)
+            for name, value in aliases.items()
         ]
+        body.append(ast.copy_location(bare, self.function))
         space: dict[str, Any] = {name: getattr(options, name) for name in options.__all__}
         space["Field"] = Field
         try:
-            tree = ast.fix_missing_locations(ast.Module([*body, bare], []))
+            tree = ast.fix_missing_locations(ast.Module(body, []))
             code = compile(tree, str(self.path), "exec", dont_inherit=True)
             exec(code, space)
         except NameError as error:

@@ -66,7 +66,7 @@ def hubless(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [*(sys.argv[1:] if arguments is None else arguments)]  # once imported, ``list`` is a verb in here
     try:
         done = typer.main.get_command(app).main(words or ["--help"], prog_name="hubless", standalone_mode=False)
     except PeerError as error:

@@ -56,8 +56,8 @@ def settings(where: str, known: Known, texts: Iterable[str]) -> dict[str, Any]:
     return _once(where, found)
 
 
-def arm(text: str) -> tuple[catalogue.Entry, dict[str, Any]]:
-    """One arm of a comparison: ``dfedsam`` or ``dfedsam:rho=0:topology=random-regular:4``.
+def arm(text: str) -> tuple[str, catalogue.Entry, dict[str, Any]]:
+    """Label, recipe and own options of an arm: ``dfedsam`` or ``dfedsam:rho=0:topology=random-regular:4``.
 
     A colon ends a value only before ``name=`` of an option of the recipe, so that parts keep their own colons.
     """
@@ -65,7 +65,8 @@ def arm(text: str) -> tuple[catalogue.Entry, dict[str, Any]]:
     entry = catalogue.find(name)
     known = entry.schema().options
     names = "|".join(word for option in known for word in {option, option.replace("_", "-")})
-    return entry, settings(entry.name, known, re.split(rf":(?=(?:{names})=)", rest[0]) if rest else [])
+    own = settings(entry.name, known, re.split(rf":(?=(?:{names})=)", rest[0]) if rest else [])
+    return ":".join([entry.name, *rest]), entry, own
 
 
 def values(where: str, known: Known, words: Sequence[str]) -> dict[str, list[Any]]:

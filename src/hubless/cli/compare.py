@@ -35,9 +35,9 @@ def compare(
 ) -> None:
     """Compare recipes on the same seeds: mean, spread, paired difference to the first, its 95 % interval."""
     names, rest = arguments.leading([*(words or []), *context.args])
-    if len(names) < 2 or len(set(names)) < len(names):
+    arms = {label: (entry, own) for label, entry, own in map(arguments.arm, names)}
+    if len(arms) < 2 or len(arms) < len(names):
         raise ConfigError("compare takes two or more different arms: hubless compare dfedavg dfedsam dfedsam:rho=0")
-    arms = {name: arguments.arm(name) for name in names}
     known = {n: option for entry, _ in arms.values() for n, option in entry.schema().options.items()}
     span, given = arguments.seeds(seeds, arguments.options("compare", known, rest))
     if not any(preset in entry.presets for entry, _ in arms.values()) and preset:
@@ -55,7 +55,7 @@ def compare(
             results = lab.runs(**{name: {**own, "recipe": sweeps.source(entry)} for name, (entry, own) in arms.items()})
         rows = statistics.compare(results, metric)
         _print(rows, metric, seeds)
-        typer.echo(write_comparison(folder, " against ".join(names), results, rows, metric=metric))
+        typer.echo(write_comparison(folder, " against ".join(arms), results, rows, metric=metric))
 
 
 def _check(entry: catalogue.Entry, own: dict[str, Any], given: dict[str, Any], preset: str | None) -> None:
@@ -72,7 +72,7 @@ def _print(rows: list[Comparison], metric: str, seeds: int) -> None:
 
     table = Table(title=f"{metric}, {seeds} seeds", title_justify="left")
     for title in ("arm", "mean", "spread", "difference to the first", "95 % interval"):
-        table.add_column(title, justify="left" if title == "arm" else "right")
+        table.add_column(title, justify="left" if title == "arm" else "right", overflow="fold")
     for row in rows:
         difference, interval = "", ""
         if row.difference is not None:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,6 @@ from hubless import catalogue
 from hubless.cli import arguments, sweeps
 from hubless.errors import ConfigError, DataError
 from hubless.run.folder import replace_text
-
-if TYPE_CHECKING:
-    from hubless.claims import Result
 
 app = typer.Typer(add_completion=False)
 FILE = "grid.json"
@@ -104,14 +101,25 @@ def _read(folder: Path) -> Plan:
 
 def _run(plan: Plan, folder: Path, jobs: int) -> None:
     from hubless.lab import LocalLab
+    from hubless.report.grid import write_grid
 
     arms = plan.arms()
+    again = f"hubless grid --resume {folder}"
+    typer.echo(f"{len(arms)} cells, {len(plan.seeds)} seeds each; if it is interrupted: {again}", err=True)
     with LocalLab(plan.recipe, plan.seeds, plan.given, preset=plan.preset, jobs=jobs, keep=folder) as lab:
         results = lab.runs(**arms)
-    _print(plan, results)
+    values = {label: [run.final(plan.metric) for run in runs] for label, runs in results.items()}
+    _print(plan, values)
+    x, *rest = plan.axes
+    y, *further = rest or [""]
+    cells = {
+        (cell[x], cell.get(y, ""), *(cell[name] for name in further)): values[label] for label, cell in arms.items()
+    }
+    name = next(iter(results.values()))[0].recipe
+    typer.echo(write_grid(folder, name, x, plan.axes[x], y, plan.axes.get(y, [""]), cells, plan.metric, further))
 
 
-def _print(plan: Plan, results: Mapping[str, list[Result]]) -> None:
+def _print(plan: Plan, values: Mapping[str, list[float]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -124,6 +132,6 @@ def _print(plan: Plan, results: Mapping[str, list[Result]]) -> None:
     table.add_column("mean", justify="right")
     table.add_column("spread", justify="right")
     for label, cell in plan.arms().items():
-        summary = summarise([result.final(plan.metric) for result in results[label]])
+        summary = summarise(values[label])
         table.add_row(*(escape(str(v)) for v in cell.values()), f"{summary.mean:.4g}", f"{summary.spread:.2g}")
     Console().print(table)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubless import catalogue
-from hubless.cli import arguments
+from hubless.cli import arguments, results
 from hubless.cli.show import option_tables
 from hubless.errors import ConfigError
+from hubless.run.folder import RunFolder, replace_text
 
 if TYPE_CHECKING:
+    from hubless.run.record import Record
     from hubless.run.sinks import Sink
 
 app = typer.Typer(add_completion=False)
@@ -68,7 +71,22 @@ def _sinks(quiet: bool, track: str) -> list[Sink]:
     from hubless.run.progress import Progress
     from hubless.run.track import trackers
 
-    return [*([] if quiet else [Progress()]), *trackers(track)]
+    return [Verified(), *([] if quiet else [Progress()]), *trackers(track)]
+
+
+class Verified:
+    """A sink that lays what the recipe's claims last measured beside the run, for its report."""
+
+    def open(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        """Write claims.json when the results table knows the recipe."""
+        if last := results.read().get(config["recipe"]):
+            replace_text(folder.path / "claims.json", json.dumps(last.body(), indent=1) + "\n")
+
+    def write(self, record: Record, seconds: float) -> None:
+        """Nothing to do."""
+
+    def close(self, finished: bool) -> None:
+        """Nothing to do."""
 
 
 def _explain(context: typer.Context, names: list[str]) -> None:

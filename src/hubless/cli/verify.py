@@ -109,7 +109,7 @@ def _print(verified: results.Verified) -> None:
     table.add_column("statement", ratio=4)
     table.add_column("paper", ratio=3)
     table.add_column("measured", ratio=2)
-    table.add_column("asked", ratio=1)
+    table.add_column("asked", no_wrap=True)
     table.add_column("held", no_wrap=True, min_width=8)
     styles = {True: "green", False: "bold red", None: "dim"}
     for _, row in verified.rows:
