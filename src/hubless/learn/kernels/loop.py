@@ -25,9 +25,11 @@ class Loop:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._here = threading.local()
-        self._images = any(isinstance(m, CONVOLUTIONS) for m in model.module.modules())
+        self._images: bool | None = None if any(isinstance(m, CONVOLUTIONS) for m in model.module.modules()) else False
 
-    def _network(self, train: bool) -> nn.Module:
+    def _network(self, train: bool, x: Tensor) -> nn.Module:
+        if self._images is None:
+            self._images = self._last(x)
         if not hasattr(self._here, "module"):
             module = copy.deepcopy(self.model.module)
             if self._images:
@@ -45,6 +47,17 @@ class Loop:
         module = self._here.module
         assert isinstance(module, nn.Module)
         return module.train(train)
+
+    def _last(self, x: Tensor) -> bool:
+        """Whether the network takes channels-last images ``x [B, ...]``; ``view`` in a forward does not."""
+        if x.dim() != 4:
+            return False
+        try:
+            module = copy.deepcopy(self.model.module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module(x[:2].contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            return False
+        return True
 
     def _parameters(self) -> list[Tensor]:
         found: list[Tensor] = self._here.parameters
@@ -77,7 +90,7 @@ class Loop:
 
     def grad(self, W: Tensor, S: State, batch: Batch) -> tuple[Tensor, State, Tensor]:
         """See ``Kernel.grad``."""
-        module = self._network(train=True)
+        module = self._network(True, batch.x[0])
         before = buffers_of(self.model, S, len(W))
         after = [b.clone() for b in before]
         G, losses = torch.empty_like(W), torch.zeros(len(W))
@@ -91,7 +104,7 @@ class Loop:
 
     def input_grad(self, W: Tensor, S: State, batch: Batch) -> Tensor:
         """See ``Kernel.input_grad``."""
-        module = self._network(train=False)
+        module = self._network(False, batch.x[0])
         buffers = buffers_of(self.model, S, len(W))
         found = []
         for i, w in enumerate(W):
@@ -106,8 +119,10 @@ class Loop:
 
     def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
         """See ``Kernel.epoch``."""
-        module = self._network(train=True)
         steps = list(batches)
+        if not steps:
+            return S, torch.zeros(len(W))
+        module = self._network(True, steps[0].x[0])
         present = [None if b.weight is None else (b.weight.sum(-1) > 0).tolist() for b in steps]
         buffers = [b.clone() for b in buffers_of(self.model, S, len(W))]
         losses = torch.zeros(len(W))
@@ -128,7 +143,7 @@ class Loop:
     @torch.no_grad()
     def forward(self, W: Tensor, S: State, x: Tensor, shared: bool = True) -> Tensor:
         """See ``Kernel.forward``."""
-        module = self._network(train=False)
+        module = self._network(False, x if shared else x[0])
         buffers = buffers_of(self.model, S, len(W))
         outs = []
         for i, w in enumerate(W):
