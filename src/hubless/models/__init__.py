@@ -1,0 +1,1 @@
+"""Small networks of our own, and what is done to models."""

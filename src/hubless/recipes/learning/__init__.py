@@ -1,0 +1,1 @@
+"""Learning systems: optimisation, topology, personalisation, robustness."""
