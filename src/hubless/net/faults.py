@@ -148,6 +148,14 @@ class Faults:
             if words.telling(event, t)
         ]
 
+    def resolved(self) -> dict[str, list[int]]:
+        """Whom each event hits, as far as that is known by now; for a checkpoint."""
+        return {str(index): peers.tolist() for index, peers in self._peers.items()}
+
+    def resolve(self, known: dict[str, list[int]]) -> None:
+        """The inverse of ``resolved``."""
+        self._peers = {int(index): np.array(peers, dtype=np.int64) for index, peers in known.items()}
+
     def _alive(self, t: int) -> Mask:
         alive = np.ones(self.n, dtype=bool)
         for index, event in enumerate(self.events):
