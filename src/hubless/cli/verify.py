@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def _verify(entry: catalogue.Entry, seeds: range, given: Mapping[str, Any], jobs
     rows: list[tuple[str, Row]] = []
     with LocalLab(sweeps.source(entry), seeds, given, jobs=jobs) as lab:
         for claim in entry.load().claims:
-            rows += [(claim.statement, row) for row in claim.check(lab)]
+            rows += [(claim.statement, replace(row, paper=row.paper or claim.paper)) for row in claim.check(lab)]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return results.Verified(entry.name, today, list(seeds), dict(given), rows)
 
