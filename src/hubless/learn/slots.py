@@ -16,6 +16,7 @@ from hubless.learn.context import Batch, Context, Inbox, Message, State
 
 if TYPE_CHECKING:
     from hubless.learn.model import Model
+    from hubless.learn.population import Population
 
 Book = dict[str, Any]
 Mechanism = Callable[[float], float]
@@ -288,7 +289,7 @@ class View:
 
     t: int
     rounds: int
-    population: Any
+    population: Population
     metrics: Mapping[str, float]
     exclude: Callable[[int], None]
 
@@ -298,7 +299,9 @@ class Hook:
 
     needs_messages: bool = False
 
-    def judge(self, exchange: Exchange, messages: Mapping[int, Message], view: View) -> Mapping[int, float] | None:
+    def judge(
+        self, exchange: Exchange, messages: Mapping[int, Message], population: Population
+    ) -> Mapping[int, float] | None:
         """Factors on the senders' weights; 0 drops a message."""
         return None
 

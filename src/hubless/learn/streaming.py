@@ -1,23 +1,37 @@
 """Rounds of a population that shares one model: nobody trains before receiving it, so it is stored once.
 
 The plan is down, train, up (and hand). Updates are summed as chunks of peers finish; memory does not grow with the
-number of peers, unless the merge has to see every message.
+number of peers, unless a part has to see every message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hubless.errors import ConfigError, MessageError
-from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.context import Context, Message, State
+from hubless.learn.gathered import Gathered
 from hubless.learn.slots import HAND, Exchange, Plan, Train
 from hubless.learn.training import Trained
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Wiring
 from hubless.net.faults import Weather
+
+Model = tuple[Tensor, State]  # a row [D] and the state that is alike everywhere
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A chunk that has trained: its messages ``[C, ...]`` where they can be stacked, and their sums where those do."""
+
+    done: Trained
+    context: Context
+    said: Message | None
+    sums: Message | None
 
 
 class Streaming:
@@ -32,28 +46,36 @@ class Streaming:
         """One round; returns which peers trained ``[N]``."""
         trained = torch.zeros(self.wiring.n, dtype=torch.bool)
         reached: dict[str, Tensor] = {}
-        seen: tuple[Tensor, State] | None = None
-        waiting: list[tuple[int, Train]] = []
+        seen: Model = self._own()
+        waiting: list[tuple[int, str, Tensor]] = []
         for k, step in enumerate(plan):
             if isinstance(step, Train):
-                waiting.append((k, step))
+                for role in step.roles:
+                    peers = self.wiring.ready(step, role, weather, reached)
+                    trained[peers] = True
+                    waiting.append((k, role, peers))
             elif step.name == HAND:
                 self._hand(step, t, k, weather)
             elif step.collect:
-                assert seen is not None
-                self._collect(step, t, k, weather, waiting, reached, seen, trained)
+                self._collect(step, t, k, weather, waiting, seen, trained)
             else:
                 reached[step.name], seen = self._broadcast(step, t, k, weather)
         return trained
 
-    def _own(self) -> tuple[Tensor, State]:
-        """The shared row and the state that is alike everywhere."""
+    def _own(self) -> Model:
         return self.cohort.rows[0], {n: v[0] for n, v in self.cohort.state.items() if self._alike(n)}
 
     def _alike(self, name: str) -> bool:
         return name in self.model.buffers or name in self.cohort.common
 
-    def _broadcast(self, step: Exchange, t: int, k: int, weather: Weather) -> tuple[Tensor, tuple[Tensor, State]]:
+    def _context(self, peer: int, t: int, k: int, phase: str, **more: object) -> Context:
+        more.setdefault("start", self.cohort.rows[0])
+        kind = self.wiring.merge.kind(phase)
+        return self.wiring.context(t, k, self.model, peer, phase=phase, kind=kind, **more)
+
+    # down
+
+    def _broadcast(self, step: Exchange, t: int, k: int, weather: Weather) -> tuple[Tensor, Model]:
         wiring, merge = self.wiring, self.wiring.merge
         w, s = self._own()
         delivery = deliver(step, weather, k, None)
@@ -70,153 +92,154 @@ class Streaming:
         charge(wiring.meter, delivery, size, wiring.links)
         return reached, merge.apply(w, s, {}, m, ctx)
 
+    # train and up
+
     def _collect(
-        self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, Train]],
-        reached: dict[str, Tensor], seen: tuple[Tensor, State], trained: Tensor,
+        self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, str, Tensor]],
+        seen: Model, trained: Tensor,
     ) -> None:  # fmt: skip
         wiring, merge = self.wiring, self.wiring.merge
-        hub = int(step.dst[0]) if len(step.dst) else 0
-        ready = torch.zeros(wiring.n, dtype=torch.bool)
-        for _, train in waiting:
-            for role in train.roles:
-                ready[wiring.ready(train, role, weather, reached)] = True
-        delivery = deliver(step, weather, k, ready)
-        arrives = torch.zeros(wiring.n, dtype=torch.float64)
+        delivery = deliver(step, weather, k, trained)
         src, _, weight = delivery.kept
+        arrives = torch.zeros(wiring.n, dtype=torch.float64)
         arrives[src] = weight
         box = Gathered(arrives, keep=not merge.reduce.linear or wiring.judges or self._omniscient)
         sizes = torch.zeros(wiring.n, dtype=torch.float64)
-        for peer, m, size in self._messages(step, t, k, weather, waiting, reached, seen, trained):
-            sizes[peer] = size
-            if float(arrives[peer]) > 0 and m is not None:
-                box.add(peer, m)
+        late: list[tuple[int, Message, Context, State]] = []
+        for visit in self._visits(step, t, k, weather, waiting, seen, box):
+            if visit.sums is not None and visit.said is not None:
+                box.add_sums(visit.done.peers, visit.sums)
+                sizes[visit.done.peers] = float(wiring.codec.length({n: v[0] for n, v in visit.said.items()}))
+                continue
+            for peer, m, ctx, s in self._spoken(visit):
+                if self._omniscient and peer in wiring.hostile:
+                    late.append((peer, m, ctx, s))
+                else:
+                    sizes[peer] = self._send(box, peer, m, ctx, s, None)
+        honest = list(box.kept.values())
+        for peer, m, ctx, s in late:
+            sizes[peer] = self._send(box, peer, m, ctx, s, honest)
         charge(wiring.meter, delivery, sizes[delivery.src], wiring.links)
         self._judge(step, box)
-        got, ids = box.joined(wiring, self, seen, hub, t, k)
-        if got:
-            book = wiring.population.book(hub)
-            w, s = self._own()
-            ctx = self._context(hub, t, k, step.name, group=tuple(step.src.tolist()), senders=ids, counts=box.counts)
-            w, s = merge.apply(w, s, book, got, ctx)
-            self.cohort.rows = w[None].clone()
-            for name, value in s.items():
-                if self._alike(name):
-                    self.cohort.state[name] = value[None].clone()
+        if box.senders:
+            self._conclude(step, t, k, box, seen)
 
     @property
     def _omniscient(self) -> bool:
         return self.wiring.attack is not None and self.wiring.attack.sees == "honest"
 
-    def _judge(self, step: Exchange, box: Gathered) -> None:
-        for hook in self.wiring.hooks:
-            if hook.needs_messages and box.kept:
-                factors = hook.judge(step, {peer: m for peer, m in box.kept}, self.wiring.population)
-                for peer, factor in (factors or {}).items():
-                    box.weights[peer] *= factor
-
-    def _messages(
-        self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, Train]],
-        reached: dict[str, Tensor], seen: tuple[Tensor, State], trained: Tensor,
-    ) -> Iterator[tuple[int, Message | None, int]]:  # fmt: skip
-        """Every participant's message as it arrives, in the order of chunks; honest peers before those who look."""
+    def _visits(
+        self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, str, Tensor]],
+        seen: Model, box: Gathered,
+    ) -> Iterator[Visit]:  # fmt: skip
         wiring = self.wiring
         work = torch.zeros(wiring.n)
-        honest: list[Message] = []
-        late: list[tuple[int, Message, Context, State]] = []
-        for at, train in waiting:
-            for role in train.roles:
-                peers = wiring.ready(train, role, weather, reached)
-                trained[peers] = True
-                for part, hostile in wiring.split(peers):
-                    for done in self._train(part, role, t, at, hostile, seen, work):
-                        for peer, m, ctx, s in self._spoken(done, step, t, k, role):
-                            if self._omniscient and peer in wiring.hostile:
-                                late.append((peer, m, ctx, s))
-                                continue
-                            if self._omniscient:
-                                honest.append(m)
-                            yield self._sent(peer, m, ctx, s, None)
-        for peer, m, ctx, s in late:
-            yield self._sent(peer, m, ctx, s, honest)
+        for at, role, peers in waiting:
+            for part, hostile in wiring.split(peers):
+                job = wiring.jobs(role, t, at, self.model, hostile)
+                work[part] += job.samples(part)
+                chunks = job.chunks(part, wiring.workers.count)
+
+                def visit(number: int, job=job, chunks=chunks, hostile=hostile, at=at) -> Visit:  # type: ignore[no-untyped-def]
+                    rows, state = self._received(chunks[number], seen)
+                    data = wiring.poison(t, at, self.model, chunks[number], rows) if hostile else {}
+                    done = job.run(chunks[number], rows, state, data)
+                    return self._spoke(done, step, t, k, job.role, box)
+
+                for result in wiring.workers.map(visit, len(chunks)):
+                    yield self._settled(result, t)
         wiring.meter.clock += float(wiring.links.train_time(work.numpy(), weather.slow).max())
 
-    def _train(
-        self, peers: Tensor, role: str, t: int, k: int, hostile: bool, seen: tuple[Tensor, State], work: Tensor
-    ) -> Iterator[Trained]:
-        wiring = self.wiring
-        job = wiring.jobs(role, t, k, self.model, hostile)
-        work[peers] += job.samples(peers)
-        chunks = job.chunks(peers, wiring.workers.count)
+    def _received(self, peers: Tensor, seen: Model) -> tuple[Tensor, State]:
         w, s = seen
+        rows = w.expand(len(peers), -1).contiguous()
+        _, state = self.cohort.take(peers)
+        return rows, state | {name: value.expand(len(peers), *value.shape).clone() for name, value in s.items()}
 
-        def visit(number: int) -> Trained:
-            peers = chunks[number]
-            rows = w.expand(len(peers), -1).contiguous()
-            _, state = self.cohort.take(peers)
-            for name, value in s.items():
-                state[name] = value.expand(len(peers), *value.shape).clone()
-            data = wiring.poison(t, k, self.model, peers, rows) if hostile else {}
-            return job.run(peers, rows, state, data)
-
-        for done in wiring.workers.map(visit, len(chunks)):
-            fine = wiring.sound(done, t)
-            if not bool(fine.all()):
-                done = done.only(fine)
-            wiring.losses.append(done.losses)
-            own = {name: value for name, value in done.state.items() if not self._alike(name)}
-            self.cohort.put(done.peers, None, own)
-            yield done
-
-    def _spoken(
-        self, done: Trained, step: Exchange, t: int, k: int, role: str
-    ) -> Iterator[tuple[int, Message, Context, State]]:
-        merge = self.wiring.merge
+    def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered) -> Visit:
+        """In the worker: messages of the chunk and, where nothing more happens to them, their sums."""
+        wiring, merge = self.wiring, self.wiring.merge
         kind = merge.kind(step.name)
-        stacked: Message | None = None
-        if merge.vectorised and len(done.peers):
-            ctx = self.wiring.context(
-                t, k, self.model, done.peers, phase=step.name, kind=kind, role=role, start=done.start
-            )
-            stacked = merge.message(done.rows, done.state, {}, ctx)
-        for at, peer in enumerate(done.peers.tolist()):
-            ctx = self._context(peer, t, k, step.name, role=role, start=done.start[at])
-            s = {name: value[at] for name, value in done.state.items()}
-            if stacked is None:
-                m = merge.message(done.rows[at], s, self.wiring.population.book(peer), ctx)
-            else:
-                m = {name: value[at] for name, value in stacked.items()}
-            yield peer, m, ctx, s
+        ctx = wiring.context(t, k, self.model, done.peers, phase=step.name, kind=kind, role=role, start=done.start)
+        if not merge.vectorised:
+            return Visit(done, ctx, None, None)
+        said = merge.message(done.rows, done.state, {}, ctx)
+        simple = wiring.codec.plain and not box.keep and not wiring.hostile.intersection(done.peers.tolist())
+        return Visit(done, ctx, said, box.partial(done.peers, said) if simple else None)
 
-    def _sent(
-        self, peer: int, m: Message, ctx: Context, s: State, honest: list[Message] | None
-    ) -> tuple[int, Message | None, int]:
-        """A message after attack, codec and acceptance; None when it must not be used."""
+    def _settled(self, visit: Visit, t: int) -> Visit:
+        """Back in the main thread: peers whose numbers blew up are left out, and lasting state is kept."""
+        fine = self.wiring.sound(visit.done, t)
+        if not bool(fine.all()):
+            said = None if visit.said is None else {name: value[fine] for name, value in visit.said.items()}
+            visit = Visit(visit.done.only(fine), visit.context, said, None)
+        self.wiring.losses.append(visit.done.losses)
+        own = {name: value for name, value in visit.done.state.items() if not self._alike(name)}
+        self.cohort.put(visit.done.peers, None, own)
+        return visit
+
+    def _spoken(self, visit: Visit) -> Iterator[tuple[int, Message, Context, State]]:
+        done, merge = visit.done, self.wiring.merge
+        for at, peer in enumerate(done.peers.tolist()):
+            ctx = self.wiring.context(
+                visit.context.t, visit.context.k, self.model, peer, phase=visit.context.phase,
+                kind=visit.context.kind, role=visit.context.role, start=done.start[at],
+            )  # fmt: skip
+            s = {name: value[at] for name, value in done.state.items()}
+            if visit.said is not None:
+                yield peer, {name: value[at] for name, value in visit.said.items()}, ctx, s
+            else:
+                ctx = replace(ctx, data=self.wiring.own(peer))
+                yield peer, merge.message(done.rows[at], s, self.wiring.population.book(peer), ctx), ctx, s
+
+    def _send(
+        self, box: Gathered, peer: int, m: Message, ctx: Context, s: State, honest: list[Message] | None
+    ) -> float:
+        """A message through attack, codec and acceptance into the box; returns its bytes."""
         wiring = self.wiring
-        checked = peer in wiring.hostile or not wiring.codec.plain
         if peer in wiring.hostile:
             m = wiring.lie(m, ctx, honest)
+        if wiring.codec.plain:
+            size = wiring.codec.length(m)
+        else:
+            data, fresh = wiring.codec.encode(m, s, ctx)
+            size = len(data)
+            own = {name: value[None] for name, value in fresh.items() if not self._alike(name)}
+            self.cohort.put(torch.tensor([peer]), None, own)
         try:
-            if wiring.codec.plain:
-                size = wiring.codec.length(m)
-            else:
-                data, fresh = wiring.codec.encode(m, s, ctx)
-                size = len(data)
-                self.cohort.put(
-                    torch.tensor([peer]), None, {n: v[None] for n, v in fresh.items() if not self._alike(n)}
-                )
+            if not wiring.codec.plain:
                 m = wiring.codec.decode(data, ctx)
-            if checked:
+            if peer in wiring.hostile or not wiring.codec.plain:
                 wiring.merge.accept(peer, m, ctx)
         except MessageError as error:
             wiring.meter.rejected += 1
             wiring.events.append(f"message of peer {peer} refused: {error}")
-            return peer, None, size
-        return peer, m, size
+            return size
+        box.add(peer, m)
+        return size
 
-    def _context(self, peer: int, t: int, k: int, phase: str, **more: object) -> Context:
-        more.setdefault("start", self.cohort.rows[0])
-        kind = self.wiring.merge.kind(phase)
-        return self.wiring.context(t, k, self.model, peer, phase=phase, kind=kind, **more)
+    def _judge(self, step: Exchange, box: Gathered) -> None:
+        for hook in self.wiring.hooks:
+            if hook.needs_messages:
+                for peer, factor in (hook.judge(step, box.kept, self.wiring.population) or {}).items():
+                    box.weights[peer] *= factor
+
+    def _conclude(self, step: Exchange, t: int, k: int, box: Gathered, seen: Model) -> None:
+        """The aggregator makes one message of all and applies it."""
+        merge, hub = self.wiring.merge, int(step.dst[0])
+        book = self.wiring.population.book(hub)
+        group = tuple(step.src.tolist())
+        ctx = self._context(hub, t, k, step.name, group=group, senders=box.senders, counts=box.counts)
+        got = merge.join(box.inbox(), *seen, book, ctx) if box.keep else box.means()
+        if not got:
+            return
+        w, s = merge.apply(*self._own(), book, got, ctx)
+        self.cohort.rows = w[None].clone()
+        for name, value in s.items():
+            if self._alike(name):
+                self.cohort.state[name] = value[None].clone()
+
+    # hand
 
     def _hand(self, step: Exchange, t: int, k: int, weather: Weather) -> None:
         wiring, merge = self.wiring, self.wiring.merge
@@ -233,51 +256,3 @@ class Streaming:
             raise ConfigError(f"round {t}: the aggregator role of peer {holder} reached nobody")
         for peer in heirs or [holder]:
             wiring.population.book(peer).update(role)
-
-
-class Gathered:
-    """What an aggregator has received: sums as they come, or every message where that is needed.
-
-    Sums run peer after peer in the order in which chunks were made, so that they do not depend on threads.
-    """
-
-    def __init__(self, weights: Tensor, *, keep: bool) -> None:
-        self.weights = weights
-        self.keep = keep
-        self.kept: list[tuple[int, Message]] = []
-        self.counts: dict[str, int] = {}
-        self._sums: Message = {}
-        self._totals: dict[str, float] = {}
-        self._ids: list[int] = []
-
-    def add(self, peer: int, m: Message) -> None:
-        """One message."""
-        self._ids.append(peer)
-        for name, value in m.items():
-            self.counts[name] = self.counts.get(name, 0) + 1
-            if self.keep:
-                continue
-            weight = float(self.weights[peer])
-            self._totals[name] = self._totals.get(name, 0.0) + weight
-            if name in self._sums:
-                self._sums[name].add_(value, alpha=weight)
-            else:
-                self._sums[name] = value * weight
-        if self.keep:
-            self.kept.append((peer, {name: value.clone() for name, value in m.items()}))
-
-    def joined(
-        self, wiring: Wiring, streaming: Streaming, seen: tuple[Tensor, State], hub: int, t: int, k: int
-    ) -> tuple[Message, tuple[int, ...]]:
-        """One message from all, and who sent; empty when nothing usable came."""
-        ids = tuple(sorted(self._ids))
-        if not self.keep:
-            return {name: value / self._totals[name] for name, value in self._sums.items()}, ids
-        usable = sorted(((peer, m) for peer, m in self.kept if float(self.weights[peer]) > 0), key=lambda pair: pair[0])
-        if not usable:
-            return {}, ()
-        ids = tuple(peer for peer, _ in usable)
-        weights = self.weights[list(ids)].to(torch.float32)
-        ctx = streaming._context(hub, t, k, "up", senders=ids, counts=self.counts)
-        book = wiring.population.book(hub)
-        return wiring.merge.join(Inbox(ids, weights, [m for _, m in usable]), *seen, book, ctx), ids
