@@ -85,7 +85,9 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds; 0 for a single one."""
+        """Standard deviation over the seeds; 0 for a single one, NaN where a value is not finite."""
+        if not all(map(math.isfinite, self.values)):
+            return math.nan
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 

@@ -1,6 +1,12 @@
+import json
+import math
+
+import pytest
+
 from hubless import catalogue
 from hubless.claims import at_least, reported
 from hubless.cli import results
+from hubless.errors import DataError
 
 
 def test_list_names_every_recipe(hubless):
@@ -31,9 +37,18 @@ def test_show_has_all_that_the_signature_says(hubless, monkeypatch):
 
 
 def test_the_results_table_survives_its_file(tmp_path):
-    rows = [("a", at_least("b", [0.2, 0.4], 0.1, paper="c | d", unit="%")), ("a", reported("e", [1.0]))]
+    rows = [("a", at_least("b", [0.2, 0.4], 0.1, paper="c | d", unit="%")), ("a", reported("e", [1.0, math.inf]))]
     table = {name: results.Verified(name, "2026-01-02", [0, 1], {}, rows) for name in ("toy", "boy")}
-    results.write(table, tmp_path / "results.json")
-    assert results.read(tmp_path / "results.json") == table
-    assert list(results.read(tmp_path / "results.json")) == ["boy", "toy"]
+    file = tmp_path / "results.json"
+    results.write(table, file)
+    assert list(results.read(file)) == ["boy", "toy"]
+    read = results.read(file)["toy"]
+    assert read.rows[0] == rows[0]
+    assert (read.date, read.seeds, read.tally, read.held) == ("2026-01-02", [0, 1], "1 of 1", True)
+    assert results.measured(rows[0][1]) == "0.3 ± 0.14%"
+    assert results.measured(rows[1][1]) == "not finite"
+    json.loads(file.read_text(), parse_constant=pytest.fail)
     assert results.read(tmp_path / "nothing.json") == {}
+    (tmp_path / "broken.json").write_text('{"toy": {}}')
+    with pytest.raises(DataError, match="no results table"):
+        results.read(tmp_path / "broken.json")

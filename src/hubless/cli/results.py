@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,16 @@ class Verified:
 
     def body(self) -> dict[str, Any]:
         """As JSON."""
-        rows = [{"claim": claim, **asdict(row), "mean": row.mean, "spread": row.spread} for claim, row in self.rows]
+        rows = [
+            {
+                "claim": claim,
+                **asdict(row),
+                "values": [_plain(value) for value in row.values],
+                "mean": _plain(row.mean),
+                "spread": _plain(row.spread),
+            }
+            for claim, row in self.rows
+        ]
         return {
             "version": __version__,
             "date": self.date,
@@ -72,11 +82,27 @@ def write(table: Mapping[str, Verified], file: Path = FILE) -> None:
 
 def measured(row: Row) -> str:
     """Mean, spread where there are several seeds, unit."""
+    if not math.isfinite(row.mean):
+        return "not finite"
     spread = f" ± {row.spread:.2g}" if len(row.values) > 1 else ""
     return f"{row.mean:.4g}{spread}{'' if row.unit in ('', '%') else ' '}{row.unit}"
 
 
+def _plain(value: float) -> float | None:
+    """JSON has no infinity, which ``rounds_to`` gives for a target that is never reached."""
+    return value if math.isfinite(value) else None
+
+
 def _verified(name: str, body: dict[str, Any]) -> Verified:
     fields = ("statement", "values", "threshold", "held", "paper", "unit")
-    rows = [(row["claim"], Row(**{field: row[field] for field in fields})) for row in body["rows"]]
+    rows = [
+        (
+            row["claim"],
+            Row(
+                **{field: row[field] for field in fields}
+                | {"values": [math.nan if v is None else v for v in row["values"]]}
+            ),
+        )
+        for row in body["rows"]
+    ]
     return Verified(name, body["date"], body["seeds"], body["given"], rows)
