@@ -28,12 +28,13 @@ class Kept:
         self._spare: Tensor | None = None
         self._sums: dict[int, tuple[Exchange, Sums]] = {}
         self.starts: dict[int, Tensor] = {}
+        self.roles: dict[int, str] = {}
 
     def round(self, t: int, plan: Plan, weather: Weather) -> Tensor:
         """One round; returns which peers trained ``[N]``."""
         reached: dict[str, Tensor] = {}
         trained = torch.zeros(self.wiring.n, dtype=torch.bool)
-        self.starts = {}
+        self.starts, self.roles = {}, {}
         for k, step in enumerate(plan):
             if isinstance(step, Train):
                 self._train(step, t, k, weather, reached, trained)
@@ -50,6 +51,7 @@ class Kept:
         for role in step.roles:
             peers = self.wiring.ready(step, role, weather, reached)
             trained[peers] = True
+            self.roles |= dict.fromkeys(peers.tolist(), role)
             for cohort in self.population.cohorts:
                 here = peers[self.population.cohort_of[peers] == self._number(cohort)]
                 for part, hostile in self.wiring.split(here):
@@ -377,7 +379,10 @@ class Kept:
             start = cohort.rows[int(self.population.place[peer])]
         kind = kind or self.wiring.merge.kind(phase)
         data = None if self.wiring.merge.plain else self.wiring.own(peer)
-        return self.wiring.context(t, k, cohort.model, peer, phase=phase, kind=kind, start=start, data=data, **more)
+        role = self.roles.get(peer, "train")
+        return self.wiring.context(
+            t, k, cohort.model, peer, phase=phase, kind=kind, role=role, start=start, data=data, **more
+        )
 
     # the aggregator role moves
 

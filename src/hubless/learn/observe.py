@@ -96,7 +96,8 @@ class Observer:
             scores, peers = self._scores(weather, whole=False)
             metrics |= scores
         for hook in self.wiring.hooks:
-            metrics |= hook.round(View(t, self.run.rounds, self.population, metrics, self._exclude(t)))
+            view = View(t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards)
+            metrics |= hook.round(view)
         if self.wiring.n <= PEERS:
             peers["bytes"] = self.wiring.meter.sent.tolist()
             if self.run.setting.faults:

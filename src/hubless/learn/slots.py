@@ -7,7 +7,7 @@ one round runs. ``w [D]`` is one peer's row, ``s`` its other tensors, ``book`` i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from hubless.learn.context import Batch, Context, Inbox, Message, State
 if TYPE_CHECKING:
     from hubless.learn.model import Model
     from hubless.learn.population import Population
+    from hubless.learn.workload import Shards
 
 Book = dict[str, Any]
 Mechanism = Callable[[float], float]
@@ -94,6 +95,8 @@ class World:
     sizes:   training samples a peer ``[N]``
     members: ids of peers that are not excluded
     ping:    whether a peer answers now
+    joined:  ids of peers that say in this round that they are here (back again, or new)
+    left:    ids of peers that said before this round that they would go; those that crash say nothing
     """
 
     n: int
@@ -101,6 +104,28 @@ class World:
     sizes: Tensor
     members: list[int]
     ping: Callable[[int], bool]
+    joined: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chatter:
+    """Small messages that peers exchanged to agree on a plan, beside those of the plan itself: pings, membership.
+
+    sent:     bytes that each peer sent ``[N]``
+    messages: how many
+    trips:    round trips that had to follow one another
+    seconds:  time waited for answers that did not come
+    metrics:  join the round's record
+    events:   what a person should know, in words
+    """
+
+    sent: Tensor
+    messages: int = 0
+    trips: int = 0
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +173,14 @@ class Overlay:
     def plan(self, t: int, world: World, book: Book) -> Plan:
         """The steps of round t, in order."""
         raise NotImplementedError
+
+    def chatter(self, t: int, book: Book) -> Chatter | None:
+        """What it cost the peers to agree on the plan that was just made; None: nothing."""
+        return None
+
+    def outcome(self, t: int, book: Book) -> list[int] | None:
+        """Peers whose models are what the round came to, where others hold older ones; None: everyone's."""
+        return None
 
     def observe(self, t: int, plan: Plan, reports: Mapping[str, Mapping[int, Tensor]], book: Book) -> None:
         """What the peers reported after the round; bandits learn here."""
@@ -285,13 +318,14 @@ class Attack:
 
 @dataclass(frozen=True)
 class View:
-    """What a hook sees after a round: the population and the metrics so far."""
+    """What a hook sees after a round: the population, its data and the metrics so far."""
 
     t: int
     rounds: int
     population: Population
     metrics: Mapping[str, float]
     exclude: Callable[[int], None]
+    shards: Shards
 
 
 class Hook:

@@ -58,6 +58,7 @@ class Streaming:
                 self._hand(step, t, k, weather)
             elif step.collect:
                 self._collect(step, t, k, weather, waiting, seen, trained)
+                waiting = []  # a plan may collect more than once
             else:
                 reached[step.name], seen = self._broadcast(step, t, k, weather)
         return trained
