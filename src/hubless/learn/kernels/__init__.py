@@ -1,12 +1,15 @@
 """Kernels: how a chunk of peers computes gradients and whole epochs of plain SGD.
 
-``loop``    peers one after another; the reference, and the choice for large models
-``graph``   the chunk's step traced once and replayed, with the update fused in
+``dense``    perceptrons by hand, SGD inside the products that make gradients
+``graph``    any other network without convolutions: the chunk's step traced once and replayed, SGD fused in
+``stacked``  small convolutional networks as one network with grouped convolutions
+``loop``     peers one after another; the reference, the fallback, and the choice for large convolutions
 """
 
 from __future__ import annotations
 
 from hubless.learn.kernels.base import Kernel
 from hubless.learn.kernels.choice import choose, chunk_size
+from hubless.learn.kernels.matmul import probe_matmul
 
-__all__ = ["Kernel", "choose", "chunk_size"]
+__all__ = ["Kernel", "choose", "chunk_size", "probe_matmul"]

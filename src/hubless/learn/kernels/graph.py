@@ -50,9 +50,9 @@ class Graph:
         inside = [module_name(n) for n in model.buffers]
 
         def one(
-            ps: list[Tensor], x: Tensor, bs: list[Tensor], y: Tensor, weight: Tensor | None
+            ps: list[Tensor], x: Tensor, bs: list[Tensor], fs: list[Tensor], y: Tensor, weight: Tensor | None
         ) -> tuple[Tensor, list[Tensor]]:
-            tensors = dict(zip(model.names, ps, strict=True)) | model.frozen
+            tensors = dict(zip(model.names, ps, strict=True)) | dict(zip(model.frozen, fs, strict=True))
             tensors |= {n: b.clone() for n, b in zip(inside, bs, strict=True)}
             out = functional_call(module, tensors, (x,))
             loss = mean_loss(sample_losses(model.loss, out, y), weight)
@@ -65,8 +65,9 @@ class Graph:
 
         one = self._one(train=kind != "input")
         weight = batch.weight
-        mapped = vmap(one, in_dims=(0, 0, 0, 0, None if weight is None else 0))
-        a, b = len(ps), len(ps) + len(bs)
+        mapped = vmap(one, in_dims=(0, 0, 0, None, 0, None if weight is None else 0))
+        fs = list(self.model.frozen.values())  # inputs, because they may be given new values
+        a, f, b = len(ps), len(ps) + len(bs), len(ps) + len(bs) + len(fs)
 
         def flat(*args: Tensor) -> list[Tensor]:
             # Peers are independent, so the gradient of the sum holds each peer's own; torch.func.grad would give
@@ -74,14 +75,16 @@ class Graph:
             free = [t.detach().requires_grad_() for t in ([args[b]] if kind == "input" else args[:a])]
             now, x = (list(args[:a]), free[0]) if kind == "input" else (free, args[b])
             with torch.enable_grad():
-                losses, after = mapped(now, x, list(args[a:b]), args[b + 1], None if weight is None else args[b + 2])
+                losses, after = mapped(
+                    now, x, list(args[a:f]), list(args[f:b]), *args[b + 1 :], *([None] if weight is None else [])
+                )
                 found = torch.autograd.grad(losses.sum(), free, allow_unused=True, materialize_grads=True)
             return [*found, losses.detach(), *(t.detach() for t in after)]
 
         # the same tensor given twice would be taken for one argument
         example = [
             t.detach().clone(memory_format=torch.contiguous_format)
-            for t in (*ps, *bs, batch.x, batch.y, *(() if weight is None else (weight,)))
+            for t in (*ps, *bs, *fs, batch.x, batch.y, *(() if weight is None else (weight,)))
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "no batching rule yet": calibration judges such graphs by their speed
@@ -103,7 +106,9 @@ class Graph:
 
     def _call(self, kind: str, ps: list[Tensor], bs: list[Tensor], batch: Batch, *more: float) -> list[Tensor]:
         weight = () if batch.weight is None else (batch.weight,)
-        return self._get(kind, ps, bs, batch)(*ps, *(t.contiguous() for t in (*bs, batch.x, batch.y, *weight)), *more)
+        return self._get(kind, ps, bs, batch)(
+            *ps, *(t.contiguous() for t in (*bs, *self.model.frozen.values(), batch.x, batch.y, *weight)), *more
+        )
 
     @torch.no_grad()
     def grad(self, W: Tensor, S: State, batch: Batch) -> tuple[Tensor, State, Tensor]:
