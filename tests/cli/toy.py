@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from hubless.claims import Claim, Lab, Row, at_least
 from hubless.errors import ConfigError
-from hubless.options import Annotated, Count, NonNegative, Probability
+from hubless.options import Annotated, Count, NonNegative
+from hubless.options import Probability as Share
 from hubless.recipe import recipe
 from hubless.run.record import Record, Snapshot
 from hubless.run.setting import Setting
@@ -61,7 +62,7 @@ class Climb:
 def toy(
     peers: Count = 3,
     rounds: Count = ROUNDS,
-    skill: Probability = 0.5,
+    skill: Share = 0.5,
     weight_decay: NonNegative = 0.0,
     shape: Shape = "straight",
     mode: Literal["up", "down"] = "up",
