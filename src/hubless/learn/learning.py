@@ -43,6 +43,7 @@ class Learning:
     hooks:    judges, ledgers, accountants, extra metrics
     models:   cohorts of different shapes, ``[(model, peer ids), ...]``, in place of the workload's model
     rounds:   rounds of a whole run
+    faults:   a schedule that belongs to the experiment; that of the setting comes on top
     """
 
     workload: Workload
@@ -54,6 +55,7 @@ class Learning:
     hooks: tuple[Hook, ...] = ()
     models: Sequence[tuple[Model, Sequence[int]]] | None = None
     rounds: int = 50
+    faults: str = ""
     kernel: str = "auto"
     figures: tuple[Record, ...] = ()
     setting: Setting = field(default_factory=Setting)
@@ -84,8 +86,9 @@ class Run:
                    [model for model, _ in self.models])  # fmt: skip
         self.edges = self._edges()
         self._aggregator = 0
+        self.schedule = ",".join(text for text in (learning.faults, self.setting.faults) if text.strip())
         self.faults = Faults.of(
-            self.setting.faults, n=self.n, seed=self.setting.seed, edges=self.edges,
+            self.schedule, n=self.n, seed=self.setting.seed, edges=self.edges,
             aggregator=lambda _: self._aggregator,
         )  # fmt: skip
         self.shards = self._shards()
@@ -140,8 +143,9 @@ class Run:
 
     def _world(self, wiring: Wiring, weather: Weather) -> World:
         alive = weather.alive
+        joined, left = tuple(weather.joined.tolist()), tuple(weather.left.tolist())
         return World(self.n, self.setting.seed, self.shards.sizes.cpu(), wiring.population.members(),
-                     lambda peer: bool(alive[peer]))  # fmt: skip
+                     lambda peer: bool(alive[peer]), joined, left)  # fmt: skip
 
     def records(self, resume: Snapshot | None = None) -> Iterator[Record]:
         """Run; with a snapshot, go on after its round. Raises CheckpointError when the snapshot is not of this run."""
@@ -161,13 +165,19 @@ class Run:
                 plan = self.learning.overlay.plan(t, self._world(state.wiring, weather), state.book)
                 yield from observer.weather(t, weather)
                 state.wiring.losses.clear()
+                chatter = self.learning.overlay.chatter(t, state.book)
+                if chatter is not None:
+                    state.wiring.meter.listen(chatter, self.links)
+                    state.wiring.events += chatter.events
                 trained = state.runner.round(t, plan, weather)
                 self._report(t, plan, state)
-                record = observer.round(t, weather, trained)
+                outcome = self.learning.overlay.outcome(t, state.book)
+                record = observer.round(t, weather, trained, outcome, chatter.metrics if chatter else {})
                 yield from observer.events(t)
                 state.round = t
                 yield record
-            yield observer.end(self.faults.at(self.rounds))
+            outcome = self.learning.overlay.outcome(self.rounds, state.book)
+            yield observer.end(self.faults.at(self.rounds), outcome)
         finally:
             state.wiring.workers.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +54,7 @@ class Observer:
             "classes": list(wiring.shards.data.classes),
             "hostile": sorted(wiring.hostile),
             "aggregator": 0 if learning.overlay.shared else None,
-            "faults": run.setting.faults,
+            "faults": run.schedule,
         }
         if (counts := wiring.shards.counts()) is not None and wiring.n <= PEERS:
             data["partition"] = counts
@@ -83,24 +83,29 @@ class Observer:
             yield Record("event", t, data={"text": f"... and {len(texts) - 5} more like these", "level": "warning"})
         texts.clear()
 
-    def round(self, t: int, weather: Weather, trained: Tensor) -> Record:
-        """The record of a round; evaluated when it is due or the last."""
+    def round(
+        self, t: int, weather: Weather, trained: Tensor, outcome: list[int] | None, chatter: Mapping[str, float]
+    ) -> Record:
+        """The record of a round; when it is due or the last, every peer (of the ``outcome``) is evaluated."""
         setting = self.run.setting
-        metrics = dict(self.wiring.meter.metrics())
+        metrics = {**self.wiring.meter.metrics(), **chatter}
         metrics["trained"] = float(trained.sum())
         metrics["alive"] = float(weather.alive.sum()) - len(self.population.excluded)
         if self.wiring.losses:
             metrics["train_loss"] = float(torch.cat(self.wiring.losses).mean())
         peers: dict[str, list[float | None]] = {}
         if t % setting.evaluate == 0 or t == self.run.rounds:
-            scores, peers = self._scores(weather, whole=False)
+            scores, peers = self._scores(weather, outcome, whole=False)
             metrics |= scores
         for hook in self.wiring.hooks:
-            view = View(t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards)
+            view = View(
+                t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards,
+                peers, self.wiring.seed,
+            )  # fmt: skip
             metrics |= hook.round(view)
         if self.wiring.n <= PEERS:
             peers["bytes"] = self.wiring.meter.sent.tolist()
-            if self.run.setting.faults:
+            if self.run.schedule:
                 peers["alive"] = [float(flag) for flag in weather.alive]
         return Record("round", t, metrics, peers)
 
@@ -111,19 +116,24 @@ class Observer:
 
         return exclude
 
-    def end(self, weather: Weather) -> Record:
+    def end(self, weather: Weather, outcome: list[int] | None) -> Record:
         """Final metrics on the whole test set."""
-        metrics, peers = self._scores(weather, whole=True)
+        metrics, peers = self._scores(weather, outcome, whole=True)
         metrics |= self.wiring.meter.metrics()
         return Record("end", self.run.rounds, metrics, peers, {"finished": True})
 
-    def _scores(self, weather: Weather, *, whole: bool) -> tuple[dict[str, float], dict[str, list[float | None]]]:
+    def _scores(
+        self, weather: Weather, outcome: list[int] | None, *, whole: bool
+    ) -> tuple[dict[str, float], dict[str, list[float | None]]]:
         live = torch.from_numpy(weather.alive) & self.honest
+        if outcome is not None:
+            live &= torch.isin(torch.arange(self.wiring.n), torch.tensor(outcome, dtype=torch.int64))
         for peer in self.population.excluded:
             live[peer] = False
         if self.population.shared:
             return self._shared_scores(whole), {}
-        watch = torch.nonzero(live).flatten() if whole and self.wiring.n <= PEERS else self.few[live[self.few]]
+        everyone = outcome is not None or (whole and self.wiring.n <= PEERS)
+        watch = torch.nonzero(live).flatten() if everyone else self.few[live[self.few]]
         accuracy = torch.full((self.wiring.n,), torch.nan)
         loss, gap = accuracy.clone(), accuracy.clone()
         metrics: dict[str, float] = {}
@@ -134,8 +144,7 @@ class Observer:
                 continue
             rows, state = cohort.take(self.population.place[peers])
             accuracy[peers], loss[peers] = self.evaluation.score(cohort.model, rows, state, whole=whole)
-            everyone = cohort.ids[live[cohort.ids]]
-            mean, statistics = mean_row(cohort, everyone)
+            mean, statistics = mean_row(cohort, cohort.ids[live[cohort.ids]])
             gap[peers] = distances(cohort, peers, mean).cpu()
             if len(self.population.cohorts) == 1:
                 score, cost = self.evaluation.score(cohort.model, mean, {**state_of(state), **statistics}, whole=whole)

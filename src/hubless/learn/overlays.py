@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
-from hubless.learn.slots import HAND, Book, Exchange, Overlay, Plan, Train, World
+from hubless.learn.slots import HAND, Book, Chatter, Exchange, Overlay, Plan, Train, World
 from hubless.net.mixing import Mixing, mix
 from hubless.net.topologies import Edges, Topology
 from hubless.parts import make
@@ -238,8 +238,18 @@ class Scheduled(Overlay):
 
     def plan(self, t: int, world: World, book: Book) -> Plan:
         """The present stage's plan."""
-        first = max(first for first, _ in self.stages if first <= t)
-        return self.at(t).plan(t, world, book[str(first)])
+        return self.at(t).plan(t, world, book[self._now(t)])
+
+    def _now(self, t: int) -> str:
+        return str(max(first for first, _ in self.stages if first <= t))
+
+    def chatter(self, t: int, book: Book) -> Chatter | None:
+        """The present stage's."""
+        return self.at(t).chatter(t, book[self._now(t)])
+
+    def outcome(self, t: int, book: Book) -> list[int] | None:
+        """The present stage's."""
+        return self.at(t).outcome(t, book[self._now(t)])
 
     def edges(self, n: int, seed: int) -> Edges | None:
         """The first stage's graph, where it has one."""

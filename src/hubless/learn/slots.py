@@ -318,7 +318,10 @@ class Attack:
 
 @dataclass(frozen=True)
 class View:
-    """What a hook sees after a round: the population, its data and the metrics so far."""
+    """What a hook sees after a round: the population, its data and the metrics so far.
+
+    peers: metrics of each peer, where the round was evaluated and the population is not too large for them
+    """
 
     t: int
     rounds: int
@@ -326,6 +329,8 @@ class View:
     metrics: Mapping[str, float]
     exclude: Callable[[int], None]
     shards: Shards
+    peers: Mapping[str, list[float | None]] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Hook:

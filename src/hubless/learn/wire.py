@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubless.learn.slots import Exchange
+from hubless.learn.slots import Chatter, Exchange
 from hubless.net.faults import Weather
 from hubless.net.links import Links
 
@@ -16,13 +16,15 @@ from hubless.net.links import Links
 class Meter:
     """Counts since the start of the run; a message to oneself costs nothing.
 
-    sent: bytes that each peer sent ``[N]``
+    sent:    bytes that each peer sent ``[N]``
+    control: those of the messages that carried no model
     """
 
     sent: Tensor
     messages: int = 0
     lost: int = 0
     rejected: int = 0
+    control: int = 0
     clock: float = 0.0
 
     def metrics(self) -> dict[str, float]:
@@ -32,17 +34,26 @@ class Meter:
             found["lost"] = float(self.lost)
         if self.rejected:
             found["rejected"] = float(self.rejected)
+        if self.control:
+            found["control_messages"] = float(self.control)
         return found
 
     def scalars(self) -> dict[str, float]:
         """All but the bytes a peer, for a checkpoint."""
-        return {name: getattr(self, name) for name in ("messages", "lost", "rejected", "clock")}
+        return {name: getattr(self, name) for name in ("messages", "lost", "rejected", "control", "clock")}
 
     def restore(self, sent: Tensor, scalars: dict[str, float]) -> None:
         """The inverse."""
         self.sent.copy_(sent)
         for name, value in scalars.items():
             setattr(self, name, value)
+
+    def listen(self, chatter: Chatter, links: Links) -> None:
+        """Count small messages."""
+        self.sent += chatter.sent
+        self.messages += chatter.messages
+        self.control += chatter.messages
+        self.clock += chatter.seconds + chatter.trips * 2 * links.latency_ms / 1000
 
 
 @dataclass(frozen=True)
