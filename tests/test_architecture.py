@@ -24,18 +24,8 @@ MAY_IMPORT = {
     "recipes": ("run", *FOUNDATIONS, *DOMAINS),
     "report": ("run",),
 }
+# what every start imports
 SPINE = ("errors", "options", "parts", "recipe", "recipe_file", "claims", "catalogue", "lab", "cli", "run")
-    "errors",
-    "options",
-    "parts",
-    "recipe",
-    "recipe_file",
-    "claims",
-    "catalogue",
-    "lab",
-    "cli",
-    "run",
-)  # what every start imports
 HEAVY = ("torch", "numpy", "scipy", "networkx", "sklearn", "matplotlib", "safetensors", "jinja2", "pandas")
 FORBIDDEN = {
     r"\bpickle\b|torch\.load\b|torch\.save\b": "pickle: write safetensors or JSON",
