@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -121,9 +122,15 @@ class Case:
     S: State
 
 
+@cache  # with its traces, which take longest
+def the_model(name: str) -> Model:
+    build, _, task = MODELS[name]
+    return Model(build, task=task, name=name, frozen=("0.",) if name == "frozen" else ())
+
+
 def case(name: str, weighted: bool = False) -> Case:
-    build, shape, task = MODELS[name]
-    model = Model(build, task=task, name=name, frozen=("0.",) if name == "frozen" else ())
+    _, shape, task = MODELS[name]
+    model = the_model(name)
     source = torch.Generator().manual_seed(3)
     W = torch.stack([model.start(i) for i in range(C)])
     S = {n: b.expand(C, *b.shape).clone() for n, b in model.buffers.items()}
@@ -168,6 +175,7 @@ PAIRS = [
 ]
 
 
+@cache
 def kernel(kind: str, model: Model) -> Kernel:
     return KINDS[kind](model)
 
