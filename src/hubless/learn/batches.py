@@ -25,7 +25,8 @@ def batches(key: Tensor, sizes: Tensor, local: Local) -> Iterator[tuple[Tensor, 
 
     With ``epochs`` every pass is a new permutation, cut in batches; the last one may be partial, and peers with less
     data have batches that do not count. With ``steps`` each batch is a draw without replacement of exactly the batch
-    size; a peer with fewer samples repeats them. A peer's positions depend on its own key and size only.
+    size, or all of a peer's data when that is 0; a peer with fewer samples repeats them. A peer's positions depend on
+    its own key and size only.
     """
     most = int(sizes.max())
     even = bool((sizes == most).all())
@@ -33,19 +34,24 @@ def batches(key: Tensor, sizes: Tensor, local: Local) -> Iterator[tuple[Tensor, 
     if local.steps is not None:
         for step in range(local.steps):
             order = _order(keys.fold(key, "batch", step), sizes, most, even)
-            yield _first(order, sizes, size), None
+            if local.batch:
+                yield _first(order, sizes, size), None
+            else:
+                yield _counted(order, sizes, 0, even)
         return
     assert local.epochs is not None
     for epoch in range(local.epochs):
         order = _order(keys.fold(key, "epoch", epoch), sizes, most, even)
         for first in range(0, most, size):
-            part = order[:, first : first + size]
-            if even:
-                yield part, None
-            else:
-                places = torch.arange(first, first + part.shape[1], device=sizes.device)
-                count = places < sizes[:, None]
-                yield torch.where(count, part, 0), (None if bool(count.all()) else count)
+            yield _counted(order[:, first : first + size], sizes, first, even)
+
+
+def _counted(part: Tensor, sizes: Tensor, first: int, even: bool) -> tuple[Tensor, Tensor | None]:
+    """Positions from ``first`` on, and which of them a peer has."""
+    if even:
+        return part, None
+    count = torch.arange(first, first + part.shape[1], device=sizes.device) < sizes[:, None]
+    return torch.where(count, part, 0), (None if bool(count.all()) else count)
 
 
 def _order(key: keys.Key, sizes: Tensor, most: int, even: bool) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from hubless.errors import CodecError, ConfigError
+from hubless.learn import keys
 from hubless.learn.context import Context, Message, State
 from hubless.learn.slots import Packer, Stage
 from hubless.parts import part
@@ -92,22 +93,27 @@ class Codec:
 
     def encode(self, m: Message, s: State, ctx: Context) -> tuple[bytes, State]:
         """The message as bytes, and the sender's state."""
-        for stage in self.stages:
+        for place, stage in enumerate(self.stages):
             if stage.wants in (None, ctx.kind):
-                m, s = stage.forward(m, s, ctx)
+                m, s = stage.forward(m, s, _at(place, ctx))
         return self.packer.pack(m), s
 
     def decode(self, data: bytes, ctx: Context) -> Message:
         """The message as the receiver sees it. Raises CodecError."""
         m = self.packer.unpack(data)
-        for stage in reversed(self.stages):
+        for place, stage in reversed(list(enumerate(self.stages))):
             if stage.wants in (None, ctx.kind):
-                m = stage.inverse(m, 1, ctx)
+                m = stage.inverse(m, 1, _at(place, ctx))
         return m
 
     def length(self, m: Message) -> int:
         """Bytes of a message that passes unchanged."""
         return self.packer.length(m)
+
+
+def _at(place: int, ctx: Context) -> Context:
+    """Two stages of one kind must not draw the same noise."""
+    return replace(ctx, key=keys.fold(ctx.key, "stage", place), secret=keys.fold(ctx.secret, "stage", place))
 
 
 @part("codec", "raw")

@@ -15,7 +15,7 @@ def compatible(
     hooks: Sequence[Hook], models: Sequence[Model],
 ) -> None:  # fmt: skip
     """Raise ConfigError for a combination that cannot work."""
-    names = f"{type(merge).__name__}({type(merge.reduce).__name__})"
+    names = type(merge.reduce if type(merge) is Merge else merge).__name__
     if HAND in overlay.phases:
         raise ConfigError(f"overlay: {HAND!r} is the engine's own exchange; rename that of {type(overlay).__name__}")
     if missing := [role for role in overlay.roles if role not in local]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -38,8 +38,8 @@ class Slope(Protocol):
 class Context:
     """What a part may know.
 
-    Under mapping ``peer``, ``n``, ``steps``, ``key``, ``secret`` and ``start`` are tensors of the chunk; the rest stay Python
-    values, so a mapped part never branches on ``peer``.
+    Under mapping ``peer``, ``n``, ``steps``, ``key``, ``secret`` and ``start`` are tensors of the chunk; the rest stay
+    Python values, so a mapped part never branches on ``peer``.
 
     t:       round, 1-based
     k:       index of the step in the round's plan
@@ -52,7 +52,7 @@ class Context:
     phase:   name of the exchange
     kind:    of the message: ``model``, ``delta`` or ``predictions``
     start:   the row before this round's training
-    data:    its own training set (looped parts only)
+    own:     gives its training set (looped parts only)
     to:      the receiver (messages made per target only)
     group:   the planned senders of this inbox; ``senders`` those that arrived
     counts:  how many sent each name
@@ -75,11 +75,18 @@ class Context:
     key: int | Tensor = 0
     secret: int | Tensor = 0
     start: Tensor | None = None
-    data: Batch | None = None
+    own: Callable[[], Batch] | None = None
     to: int | None = None
     group: tuple[int, ...] = ()
     senders: tuple[int, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Batch:
+        """The peer's own training set (looped parts only)."""
+        if self.own is None:
+            raise RuntimeError("ctx.data is there for parts that are not mapped: set vectorised = False")
+        return self.own()
 
     def grad(self, w: Tensor, s: State, batch: Batch) -> tuple[Tensor, State]:
         """Gradient ``[D]`` of the mean loss on a batch, and the state with its buffers moved on."""

@@ -112,7 +112,8 @@ class PGD:
     def _project(self, shift: Tensor) -> Tensor:
         if self.norm == "inf":
             return shift.clamp(-self.eps, self.eps)
-        return shift * (self.eps / _norm(shift).clamp_min(1e-12)).clamp(max=1.0)
+        factor: Tensor = (self.eps / _norm(shift).clamp_min(1e-12)).clamp(max=1.0)
+        return shift * factor
 
     def _valid(self, x: Tensor) -> Tensor:
         return x if self.clip is None else x.clamp(*self.clip)
@@ -124,7 +125,7 @@ def FGSM(eps: float, clip: tuple[float, float] | None = (0.0, 1.0)) -> PGD:  # n
 
 
 def _norm(x: Tensor) -> Tensor:
-    flat = x.flatten(1).norm(dim=1)
+    flat: Tensor = x.flatten(1).norm(dim=1)
     return flat.reshape(-1, *[1] * (x.dim() - 1))
 
 

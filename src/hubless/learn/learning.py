@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from hubless.learn.kept import Kept
 from hubless.learn.merges import mean
 from hubless.learn.model import Model
 from hubless.learn.observe import Observer
-from hubless.learn.population import Cohort, Population
+from hubless.learn.population import Cohort, Population, leaves, tree
 from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Reduce, World
 from hubless.learn.streaming import Streaming
 from hubless.learn.training import Workers
@@ -169,10 +170,12 @@ class Run:
                 if chatter is not None:
                     state.wiring.meter.listen(chatter, self.links)
                     state.wiring.events += chatter.events
-                trained = state.runner.round(t, plan, weather)
+                done = state.runner.round(t, plan, weather)
+                if done.holders is not None:
+                    self.learning.overlay.handed(done.holders, state.book)
                 self._report(t, plan, state)
                 outcome = self.learning.overlay.outcome(t, state.book)
-                record = observer.round(t, weather, trained, outcome, chatter.metrics if chatter else {})
+                record = observer.round(t, weather, done.trained, outcome, chatter.metrics if chatter else {})
                 yield from observer.events(t)
                 state.round = t
                 yield record
@@ -193,25 +196,27 @@ class Run:
         overlay.observe(t, plan, found, state.book)
 
     def snapshot(self) -> Snapshot:
-        """The state after the last round."""
+        """The state after the last round; its tensors are the run's own, good until the next record is asked for."""
         if self._state is None:
             raise CheckpointError("checkpoint: the run has not begun")
         state, wiring = self._state, self._state.wiring
+        book = dict(leaves(state.book))
         tensors = {**wiring.population.tensors(), "meter/sent": wiring.meter.sent}
+        tensors |= {f"overlay/{path}": value for path, value in book.items() if isinstance(value, Tensor)}
         meta = {
             "population": wiring.population.scalars(),
             "meter": wiring.meter.scalars(),
-            "overlay": state.book,
+            "overlay": {path: value for path, value in book.items() if not isinstance(value, Tensor)},
             "hooks": [hook.state() for hook in wiring.hooks],
             "faults": self.faults.resolved(),
         }
-        return Snapshot(state.round, tensors, meta)
+        return Snapshot(state.round, tensors, copy.deepcopy(meta))
 
     def _restore(self, snapshot: Snapshot, state: _State) -> None:
-        meta = snapshot.meta
+        meta = copy.deepcopy(snapshot.meta)
         state.wiring.population.restore(snapshot.tensors, meta["population"])
         state.wiring.meter.restore(snapshot.tensors["meter/sent"], meta["meter"])
-        state.book = meta["overlay"]
+        state.book = tree("overlay", snapshot.tensors, meta["overlay"])
         for hook, kept in zip(state.wiring.hooks, meta["hooks"], strict=True):
             hook.restore(kept)
         self.faults.resolve(meta["faults"])

@@ -144,7 +144,7 @@ class Model:
     def _fresh(self, key: int) -> nn.Module:
         # nn.Module initialisers draw from the global generator only; it is forked here and seeded by the key.
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(keys.integer(key))
+            torch.default_generator.manual_seed(keys.integer(key))
             return _keyed(self.build())
 
     @property
@@ -188,7 +188,7 @@ class Model:
 
     def unflatten(self, w: Tensor) -> dict[str, Tensor]:
         """Views of a row ``[D]`` (or rows ``[..., D]``) by parameter name."""
-        parts = torch.split(w, self.sizes, dim=-1)
+        parts = torch.split(w, list(self.sizes), dim=-1)
         lead = w.shape[:-1]
         return {n: p.reshape(*lead, *shape) for n, p, shape in zip(self.names, parts, self.shapes, strict=True)}
 

@@ -49,7 +49,7 @@ class Observer:
                 "local": ", ".join(f"{type(one).__name__}" for one in run.local.values()),
                 "attack": type(learning.attack).__name__ if learning.attack else "none",
             },
-            "parameters": [model.size for model, _ in run.models][0],
+            "parameters": run.models[0][0].size,
             "samples": wiring.shards.sizes.tolist(),
             "classes": list(wiring.shards.data.classes),
             "hostile": sorted(wiring.hostile),
@@ -90,7 +90,7 @@ class Observer:
         setting = self.run.setting
         metrics = {**self.wiring.meter.metrics(), **chatter}
         metrics["trained"] = float(trained.sum())
-        metrics["alive"] = float(weather.alive.sum()) - len(self.population.excluded)
+        metrics["alive"] = float(weather.alive[self.population.members()].sum())
         if self.wiring.losses:
             metrics["train_loss"] = float(torch.cat(self.wiring.losses).mean())
         peers: dict[str, list[float | None]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ from hubless.parts import make
 class Roles(Protocol):
     """How the participants of a round share out the roles."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What peers may be asked to be."""
 
     def draw(self, t: int, peers: Tensor, seed: int) -> Mapping[str, Tensor]:
         """Peers of each role in round t."""
@@ -66,7 +68,7 @@ def _weights(rule: str, world: World, peers: Tensor) -> Tensor:
 class Alone(Overlay):
     """Everyone trains and nobody sends."""
 
-    phases: ClassVar[tuple[str, ...]] = ()
+    phases = ()
 
     def plan(self, t: int, world: World, book: Book) -> Plan:
         """One training step."""
@@ -85,9 +87,9 @@ class Gossip(Overlay):
     topology: Topology
     steps: int = 1
     weights: Any = "metropolis"
-    _plans: dict[tuple[int, ...], tuple[Exchange, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _plans: dict[tuple[Any, ...], Exchange] = field(default_factory=dict, compare=False, repr=False)
 
-    phases: ClassVar[tuple[str, ...]] = ("gossip",)
+    phases = ("gossip",)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -114,7 +116,8 @@ class Gossip(Overlay):
 
     def _exchange(self, at: int, world: World) -> Exchange:
         period = self.topology.period(world.n)
-        key = (at % period if period else at, world.n, world.seed, len(world.members))
+        members = () if len(world.members) == world.n else tuple(world.members)
+        key = (at % period if period else at, world.n, world.seed, members, world.sizes.numpy().tobytes())
         if key not in self._plans:
             if not period:
                 self._plans.clear()
@@ -126,8 +129,8 @@ class Gossip(Overlay):
                 member[world.members] = True
                 keep = member[src] & member[dst]
                 src, dst, weight = src[keep], dst[keep], weight[keep]
-            self._plans[key] = (Exchange("gossip", src, dst, weight),)
-        return self._plans[key][0]
+            self._plans[key] = Exchange("gossip", src, dst, weight)
+        return self._plans[key]
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ class Star(Overlay):
     weigh: Literal["size", "one"] = "size"
     roles_of: Roles = field(default_factory=Everyone)
 
-    phases: ClassVar[tuple[str, ...]] = ("down", "up")
-    shared: ClassVar[bool] = True
+    phases = ("down", "up")
+    shared = True
 
     @property
     def roles(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -180,6 +183,10 @@ class Rotating(Star):
 
     copies: int = 2
 
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise ConfigError(f"copies = {self.copies}: must be at least 1")
+
     def init(self, world: World) -> Book:
         """The first aggregator is peer 0, as in a star; everyone starts with the same model."""
         return {"aggregator": 0, "holders": world.members[:1] + world.members[1 : self.copies]}
@@ -190,11 +197,15 @@ class Rotating(Star):
         book["aggregator"] = (alive or book["holders"])[0]
         following = [peer for peer in hash_order(world.members, t + 1, world.seed) if world.ping(peer)]
         heirs = torch.tensor(following[: self.copies] or book["holders"], dtype=torch.int64)
-        book["holders"] = heirs.tolist()
+        book["heirs"] = heirs.tolist()
         hub = torch.full_like(heirs, book["aggregator"])
         ordered = torch.argsort(heirs)
         weight = torch.ones(len(heirs), dtype=torch.float64)
         return (*super().plan(t, world, book), Exchange(HAND, hub, heirs[ordered], weight))
+
+    def handed(self, holders: list[int], book: Book) -> None:
+        """Those whom the role reached hold it now, in the order in which they would take it up."""
+        book["holders"] = [peer for peer in book["heirs"] if peer in holders] or holders or book["holders"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,10 +56,7 @@ class Cohort:
 
     def take(self, at: Tensor) -> tuple[Tensor, State]:
         """Copies of the rows and state at positions ``at [C]`` in the cohort."""
-        if self.shared:
-            rows = self.rows.expand(len(at), -1).contiguous().clone()
-        else:
-            rows = self.rows[at]
+        rows = self.rows.expand(len(at), -1).clone() if self.shared else self.rows[at]
         return rows, {name: self._of(value, at) for name, value in self.state.items()}
 
     def _of(self, value: Tensor, at: Tensor) -> Tensor:
@@ -134,7 +131,7 @@ class Population:
             for name, value in cohort.state.items():
                 found[f"cohort.{number}/state/{name}"] = value
         for kind, books in (("book", self.books), ("attack", self.attack_books)):
-            for path, value in _walk(books):
+            for path, value in leaves(books):
                 if isinstance(value, Tensor):
                     found[f"{kind}/{path}"] = value
         return found
@@ -143,7 +140,7 @@ class Population:
         """Everything else that a checkpoint keeps, as JSON."""
         found: dict[str, Any] = {"excluded": sorted(self.excluded)}
         for kind, books in (("book", self.books), ("attack", self.attack_books)):
-            found[kind] = {path: value for path, value in _walk(books) if not isinstance(value, Tensor)}
+            found[kind] = {path: value for path, value in leaves(books) if not isinstance(value, Tensor)}
         return found
 
     def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
@@ -157,29 +154,28 @@ class Population:
                     raise CheckpointError(f"checkpoint: {name} is {shape}, this run has {tuple(value.shape)}")
                 value.copy_(found)
         self.excluded = set(scalars["excluded"])
-        for kind, books in (("book", self.books), ("attack", self.attack_books)):
-            books.clear()
-            for path, value in scalars[kind].items():
-                _plant(books, path, value)
-            for path, value in tensors.items():
-                if path.startswith(f"{kind}/"):
-                    _plant(books, path.removeprefix(f"{kind}/"), value)
+        self.books = tree("book", tensors, scalars["book"])
+        self.attack_books = tree("attack", tensors, scalars["attack"])
 
 
-def _walk(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _walk(value, f"{path}\x1f{_label(key)}" if path else _label(key))
+def leaves(book: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """The tensors, scalars and lists of nested dicts, each with its path."""
+    if isinstance(book, dict) and book:
+        for key, value in book.items():
+            label = f"i{key}" if isinstance(key, int) else f"s{key}"
+            yield from leaves(value, f"{path}\x1f{label}" if path else label)
     elif path:
-        yield path, tree
+        yield path, book
 
 
-def _label(key: Any) -> str:
-    return f"i{key}" if isinstance(key, int) else f"s{key}"
-
-
-def _plant(tree: dict[Any, Any], path: str, value: Any) -> None:
-    *stem, last = [int(part[1:]) if part[0] == "i" else part[1:] for part in path.split("\x1f")]
-    for key in stem:
-        tree = tree.setdefault(key, {})
-    tree[last] = value
+def tree(kind: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[Any, Any]:
+    """The inverse of ``leaves``: ``tensors`` are named ``KIND/PATH``, ``scalars`` by their path."""
+    found: dict[Any, Any] = {}
+    mine = {p.removeprefix(f"{kind}/"): value.clone() for p, value in tensors.items() if p.startswith(f"{kind}/")}
+    for path, value in {**scalars, **mine}.items():
+        *stem, last = [int(step[1:]) if step[0] == "i" else step[1:] for step in path.split("\x1f")]
+        inner = found
+        for key in stem:
+            inner = inner.setdefault(key, {})
+        inner[last] = value
+    return found

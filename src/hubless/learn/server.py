@@ -74,12 +74,12 @@ class ServerOpt(Merge):
     def _direction(self, delta: Tensor, book: Book) -> Tensor:
         if self.rule == "sgd":
             return delta
-        m = book.get("server.m", torch.zeros_like(delta))
+        m: Tensor = book.get("server.m", torch.zeros_like(delta))
         m = self.beta1 * m + (delta if self.rule == "momentum" else (1 - self.beta1) * delta)
         book["server.m"] = m
         if self.rule == "momentum":
             return m
-        v = book.get("server.v", torch.full_like(delta, self.tau**2))
+        v: Tensor = book.get("server.v", torch.full_like(delta, self.tau**2))
         square = delta * delta
         if self.rule == "adam":
             v = self.beta2 * v + (1 - self.beta2) * square

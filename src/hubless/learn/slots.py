@@ -158,10 +158,10 @@ HAND = "hand"  # the exchange by which the aggregator role moves; reserved
 class Overlay:
     """The round's plan: who trains, and who sends to whom. A pure function of (round, membership, seed)."""
 
-    phases: tuple[str, ...] = ("gossip",)
-    roles: tuple[str, ...] = ("train",)
-    shared: bool = False
-    reports: tuple[str, ...] = ()
+    phases: ClassVar[tuple[str, ...]] = ("gossip",)
+    roles: ClassVar[tuple[str, ...]] = ("train",)
+    shared: ClassVar[bool] = False
+    reports: ClassVar[tuple[str, ...]] = ()
 
     def check(self, n: int, seed: int = 0) -> None:
         """Raise ConfigError when the plan cannot work with n peers."""
@@ -182,6 +182,9 @@ class Overlay:
         """Peers whose models are what the round came to, where others hold older ones; None: everyone's."""
         return None
 
+    def handed(self, holders: list[int], book: Book) -> None:
+        """Who holds the aggregator role after the exchange ``hand``; empty when its holders are gone."""
+
     def observe(self, t: int, plan: Plan, reports: Mapping[str, Mapping[int, Tensor]], book: Book) -> None:
         """What the peers reported after the round; bandits learn here."""
 
@@ -189,10 +192,10 @@ class Overlay:
 class Stage:
     """One step from message to bytes and back, for one message."""
 
-    wants: str | None = None
-    sums: bool = False
-    hides: bool = False
-    vectorised: bool = True
+    wants: ClassVar[str | None] = None
+    sums: ClassVar[bool] = False
+    hides: ClassVar[bool] = False
+    vectorised: ClassVar[bool] = True
 
     def init(self, model: Model) -> State:
         """Entries of the sender's state."""
@@ -336,7 +339,7 @@ class View:
 class Hook:
     """Something that watches: a judge, a ledger, an accountant, an extra metric."""
 
-    needs_messages: bool = False
+    needs_messages: ClassVar[bool] = False
 
     def judge(
         self, exchange: Exchange, messages: Mapping[int, Message], population: Population

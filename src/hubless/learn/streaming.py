@@ -7,18 +7,19 @@ number of peers, unless a part has to see every message.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hubless.errors import ConfigError, MessageError
+from hubless.errors import MessageError
 from hubless.learn.context import Context, Message, State
 from hubless.learn.gathered import Gathered
+from hubless.learn.handover import hand
 from hubless.learn.slots import HAND, Exchange, Plan, Train
 from hubless.learn.training import Trained
 from hubless.learn.wire import charge, deliver
-from hubless.learn.wiring import Wiring
+from hubless.learn.wiring import Outcome, Wiring
 from hubless.net.faults import Weather
 
 Model = tuple[Tensor, State]  # a row [D] and the state that is alike everywhere
@@ -42,9 +43,10 @@ class Streaming:
         self.cohort = wiring.population.cohorts[0]
         self.model = self.cohort.model
 
-    def round(self, t: int, plan: Plan, weather: Weather) -> Tensor:
-        """One round; returns which peers trained ``[N]``."""
-        trained = torch.zeros(self.wiring.n, dtype=torch.bool)
+    def round(self, t: int, plan: Plan, weather: Weather) -> Outcome:
+        """One round."""
+        outcome = Outcome(torch.zeros(self.wiring.n, dtype=torch.bool))
+        trained = outcome.trained
         reached: dict[str, Tensor] = {}
         seen: Model = self._own()
         waiting: list[tuple[int, str, Tensor]] = []
@@ -55,13 +57,13 @@ class Streaming:
                     trained[peers] = True
                     waiting.append((k, role, peers))
             elif step.name == HAND:
-                self._hand(step, t, k, weather)
+                outcome.holders = self._hand(step, k, weather)
             elif step.collect:
                 self._collect(step, t, k, weather, waiting, seen, trained)
                 waiting = []  # a plan may collect more than once
             else:
                 reached[step.name], seen = self._broadcast(step, t, k, weather)
-        return trained
+        return outcome
 
     def _own(self) -> Model:
         return self.cohort.rows[0], {n: v[0] for n, v in self.cohort.state.items() if self._alike(n)}
@@ -85,12 +87,24 @@ class Streaming:
         hub = int(step.src[0]) if len(step.src) else 0
         ctx = self._context(hub, t, k, step.name)
         m = merge.message(w, s, wiring.population.book(hub), ctx)
+        if hub in wiring.hostile:
+            m = wiring.lie(m, ctx, [])
         if wiring.codec.plain:
             size = wiring.codec.length(m)
         else:
             data, _ = wiring.codec.encode(m, s, ctx)
-            size, m = len(data), wiring.codec.decode(data, ctx)
+            size = len(data)
         charge(wiring.meter, delivery, size, wiring.links)
+        try:
+            if not wiring.codec.plain:
+                m = wiring.codec.decode(data, ctx)
+            if hub in wiring.hostile or not wiring.codec.plain:
+                merge.accept(hub, m, ctx)
+        except MessageError as error:
+            wiring.meter.rejected += int(reached.sum()) - int(reached[hub])
+            wiring.events.append(f"message of peer {hub} refused: {error}")
+            reached &= torch.arange(wiring.n) == hub
+            return reached, self._own()
         return reached, merge.apply(w, s, {}, m, ctx)
 
     # train and up
@@ -107,7 +121,7 @@ class Streaming:
         box = Gathered(arrives, keep=not merge.reduce.linear or wiring.judges or self._omniscient)
         sizes = torch.zeros(wiring.n, dtype=torch.float64)
         late: list[tuple[int, Message, Context, State]] = []
-        for visit in self._visits(step, t, k, weather, waiting, seen, box):
+        for visit in self._visits(step, t, k, weather, waiting, seen, box, trained):
             if visit.sums is not None and visit.said is not None:
                 box.add_sums(visit.done.peers, visit.sums)
                 sizes[visit.done.peers] = float(wiring.codec.length({n: v[0] for n, v in visit.said.items()}))
@@ -121,7 +135,8 @@ class Streaming:
         for peer, m, ctx, s in late:
             sizes[peer] = self._send(box, peer, m, ctx, s, honest)
         charge(wiring.meter, delivery, sizes[delivery.src], wiring.links)
-        self._judge(step, box)
+        for peer, factor in wiring.judged(step, box.kept).items():
+            box.weights[peer] *= factor
         if box.senders:
             self._conclude(step, t, k, box, seen)
 
@@ -131,10 +146,11 @@ class Streaming:
 
     def _visits(
         self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, str, Tensor]],
-        seen: Model, box: Gathered,
+        seen: Model, box: Gathered, trained: Tensor,
     ) -> Iterator[Visit]:  # fmt: skip
         wiring = self.wiring
         work = torch.zeros(wiring.n)
+        hub = int(step.dst[0]) if len(step.dst) else 0
         for at, role, peers in waiting:
             for part, hostile in wiring.split(peers):
                 job = wiring.jobs(role, t, at, self.model, hostile)
@@ -142,20 +158,23 @@ class Streaming:
                 chunks = job.chunks(part, wiring.workers.count)
 
                 def visit(number: int, job=job, chunks=chunks, hostile=hostile, at=at) -> Visit:  # type: ignore[no-untyped-def]
-                    rows, state = self._received(chunks[number], seen)
+                    rows, state = self._received(chunks[number], seen, hub)
                     data = wiring.poison(t, at, self.model, chunks[number], rows) if hostile else {}
                     done = job.run(chunks[number], rows, state, data)
                     return self._spoke(done, step, t, k, job.role, box)
 
                 for result in wiring.workers.map(visit, len(chunks)):
-                    yield self._settled(result, t)
+                    yield self._settled(result, t, trained)
         wiring.meter.clock += float(wiring.links.train_time(work.numpy(), weather.slow).max())
 
-    def _received(self, peers: Tensor, seen: Model) -> tuple[Tensor, State]:
-        w, s = seen
-        rows = w.expand(len(peers), -1).contiguous()
-        _, state = self.cohort.take(peers)
-        return rows, state | {name: value.expand(len(peers), *value.shape).clone() for name, value in s.items()}
+    def _received(self, peers: Tensor, seen: Model, hub: int) -> tuple[Tensor, State]:
+        """Rows and state of a chunk after the broadcast; the aggregator keeps what it has itself."""
+        rows, state = self.cohort.take(peers)
+        away = peers != hub
+        rows[away] = seen[0]
+        for name, value in seen[1].items():
+            state[name][away] = value
+        return rows, state
 
     def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered) -> Visit:
         """In the worker: messages of the chunk and, where nothing more happens to them, their sums."""
@@ -168,10 +187,11 @@ class Streaming:
         simple = wiring.codec.plain and not box.keep and not wiring.hostile.intersection(done.peers.tolist())
         return Visit(done, ctx, said, box.partial(done.peers, said) if simple else None)
 
-    def _settled(self, visit: Visit, t: int) -> Visit:
+    def _settled(self, visit: Visit, t: int, trained: Tensor) -> Visit:
         """Back in the main thread: peers whose numbers blew up are left out, and lasting state is kept."""
         fine = self.wiring.sound(visit.done, t)
         if not bool(fine.all()):
+            trained[visit.done.peers[~fine]] = False
             said = None if visit.said is None else {name: value[fine] for name, value in visit.said.items()}
             visit = Visit(visit.done.only(fine), visit.context, said, None)
         self.wiring.losses.append(visit.done.losses)
@@ -190,7 +210,6 @@ class Streaming:
             if visit.said is not None:
                 yield peer, {name: value[at] for name, value in visit.said.items()}, ctx, s
             else:
-                ctx = replace(ctx, data=self.wiring.own(peer))
                 yield peer, merge.message(done.rows[at], s, self.wiring.population.book(peer), ctx), ctx, s
 
     def _send(
@@ -219,12 +238,6 @@ class Streaming:
         box.add(peer, m)
         return size
 
-    def _judge(self, step: Exchange, box: Gathered) -> None:
-        for hook in self.wiring.hooks:
-            if hook.needs_messages:
-                for peer, factor in (hook.judge(step, box.kept, self.wiring.population) or {}).items():
-                    box.weights[peer] *= factor
-
     def _conclude(self, step: Exchange, t: int, k: int, box: Gathered, seen: Model) -> None:
         """The aggregator makes one message of all and applies it."""
         merge, hub = self.wiring.merge, int(step.dst[0])
@@ -242,18 +255,7 @@ class Streaming:
 
     # hand
 
-    def _hand(self, step: Exchange, t: int, k: int, weather: Weather) -> None:
-        wiring, merge = self.wiring, self.wiring.merge
-        delivery = deliver(step, weather, k, None)
+    def _hand(self, step: Exchange, k: int, weather: Weather) -> list[int]:
         w, s = self._own()
-        holder = int(step.src[0])
-        book = wiring.population.book(holder)
-        role = {name: book.pop(name) for name in merge.role if name in book}
-        state = {name: value for name, value in role.items() if isinstance(value, Tensor)}
-        common = {name: s[name] for name in merge.common if name in s}
-        charge(wiring.meter, delivery, wiring.codec.packer.length({"w": w, **common, **state}), wiring.links)
-        heirs = delivery.kept[1].tolist()
-        if not heirs and weather.alive[holder]:
-            raise ConfigError(f"round {t}: the aggregator role of peer {holder} reached nobody")
-        for peer in heirs or [holder]:
-            wiring.population.book(peer).update(role)
+        groups = {name: w[part] for name, part in self.model.groups.items()}
+        return hand(self.wiring, step, k, weather, {**groups, **s})

@@ -155,13 +155,15 @@ class Job:
             yield Batch(x, y, None if count is None else count.to(torch.float32))
 
     def _fused(self, context: Context, start: Tensor, state: State, feed: Iterator[Batch]) -> Trained:
-        assert isinstance(context.slope, Session) and isinstance(context.peer, Tensor)
+        assert isinstance(context.slope, Session)
+        assert isinstance(context.peer, Tensor)
         rows = start.clone()
         moved, losses = context.slope.kernel.epoch(rows, state, feed, context.rate)
         return Trained(context.peer, start, rows, {**state, **moved}, losses)
 
     def _stepped(self, context: Context, start: Tensor, state: State, feed: Iterator[Batch]) -> Trained:
-        assert isinstance(context.slope, Session) and isinstance(context.peer, Tensor)
+        assert isinstance(context.slope, Session)
+        assert isinstance(context.peer, Tensor)
         each = _mapped if self.local.vectorised else _looped
         losses = context.slope.losses
         rows, s = start, each(context, lambda w, s, _, ctx: self.local.begin(w, s, ctx), start, state, None)
@@ -190,9 +192,9 @@ PER_PEER = ("peer", "n", "steps", "key", "secret", "start")
 
 def _mapped(context: Context, work: Callable[..., T], rows: Tensor, s: State, batch: Batch | None) -> T:
     """``work`` for all peers of a chunk at once, by ``torch.vmap``."""
-    own = {name: getattr(context, name) for name in PER_PEER}
+    own: dict[str, Any] = {name: getattr(context, name) for name in PER_PEER}
 
-    def one(w: Tensor, s: State, parts: tuple[Tensor, ...], own: dict[str, Tensor]) -> T:
+    def one(w: Tensor, s: State, parts: tuple[Tensor, ...], own: dict[str, Any]) -> T:
         return work(w, s, Batch(*parts) if parts else None, replace(context, **own))
 
     parts = tuple(part for part in batch or () if part is not None)
@@ -205,7 +207,8 @@ def _looped(context: Context, work: Callable[..., Any], rows: Tensor, s: State, 
     found = []
     for i in range(len(rows)):
         own = {name: getattr(context, name)[i] for name in PER_PEER}
-        one = None if batch is None else Batch(*(None if part is None else part[i] for part in batch))
+        weight = None if batch is None or batch.weight is None else batch.weight[i]
+        one = None if batch is None else Batch(batch.x[i], batch.y[i], weight)
         found.append(work(rows[i], {name: value[i] for name, value in s.items()}, one, replace(context, **own)))
     if isinstance(found[0], tuple):
         return torch.stack([w for w, _ in found]), _stack([s for _, s in found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from hubless.learn.codecs import Codec
 from hubless.learn.context import Batch, Context, Message
 from hubless.learn.model import Model
 from hubless.learn.population import Population
-from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Train
+from hubless.learn.slots import Attack, Exchange, Hook, Local, Merge, Overlay, Train
 from hubless.learn.training import Job, Trained, Workers
 from hubless.learn.wire import Meter
 from hubless.learn.workload import Shards
@@ -31,6 +32,14 @@ class NoSlope:
         raise RuntimeError("ctx.grad works in training only")
 
     input_grad = grad
+
+
+@dataclass
+class Outcome:
+    """What a round came to: who trained ``[N]``, and who holds the aggregator role where it was handed on."""
+
+    trained: Tensor
+    holders: list[int] | None = None
 
 
 @dataclass
@@ -66,9 +75,27 @@ class Wiring:
         """Whether some hook wants to see every message."""
         return any(hook.needs_messages for hook in self.hooks)
 
+    @property
+    def curious(self) -> bool:
+        """Whether some part may ask for the rows before training."""
+        reduce = self.merge.reduce
+        mapped = reduce.linear or reduce.vectorised
+        return not (self.merge.plain and self.codec.plain and mapped)
+
+    def judged(self, exchange: Exchange, messages: Mapping[int, Message]) -> dict[int, float]:
+        """Factors on the senders' weights from all judges."""
+        factors: dict[int, float] = {}
+        for hook in self.hooks:
+            if hook.needs_messages:
+                for peer, factor in (hook.judge(exchange, messages, self.population) or {}).items():
+                    factors[peer] = factors.get(peer, 1.0) * factor
+        return factors
+
     def context(self, t: int, k: int, model: Model, peer: int | Tensor, **more: Any) -> Context:
         """What a part may know outside training."""
         key = keys.fold(keys.fold(self.seed, "round", t, k), peer)
+        if not isinstance(peer, Tensor):
+            more["own"] = partial(self.own, peer)
         return Context(
             t=t, N=self.n, model=model, slope=NoSlope(), k=k, peer=peer, n=self.shards.sizes[peer],
             key=key, secret=keys.fold(key, "secret"), **more,
@@ -111,7 +138,7 @@ class Wiring:
             return {}
         found = {}
         for at, peer in enumerate(peers.tolist()):
-            ctx = self.context(t, k, model, peer, data=self.own(peer))
+            ctx = self.context(t, k, model, peer)
             found[peer] = self.attack.data(rows[at], *self.shards.own(peer), self.population.attack_book(peer), ctx)
         return found
 
@@ -130,5 +157,6 @@ class Wiring:
 
     def lie(self, m: Message, ctx: Context, honest: list[Message] | None) -> Message:
         """What a hostile peer sends instead."""
-        assert self.attack is not None and isinstance(ctx.peer, int)
+        assert self.attack is not None
+        assert isinstance(ctx.peer, int)
         return self.attack.message(m, honest, self.population.attack_book(ctx.peer), ctx)

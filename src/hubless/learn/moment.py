@@ -1,0 +1,78 @@
+"""One exchange of a population that keeps its rows: when it is, and what a part may know then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubless.errors import MessageError
+from hubless.learn.context import Context, Message, State
+from hubless.learn.population import Cohort
+from hubless.learn.slots import Exchange
+from hubless.learn.wiring import Wiring
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Step k of round t.
+
+    starts: rows ``[D]`` from before the round's training, of those who trained, where some part may ask
+    roles:  what those who trained were asked to be
+    """
+
+    wiring: Wiring
+    exchange: Exchange
+    t: int
+    k: int
+    starts: Mapping[int, Tensor]
+    roles: Mapping[int, str]
+
+    @property
+    def kind(self) -> str:
+        """What the exchange's messages are."""
+        return self.wiring.merge.kind(self.exchange.name)
+
+    def cohort(self, peer: int) -> Cohort:
+        """The cohort of a peer."""
+        population = self.wiring.population
+        return population.cohorts[int(population.cohort_of[peer])]
+
+    def context(self, peer: int, **more: Any) -> Context:
+        """What a part may know about one peer; the start of one that did not train is its present row."""
+        cohort = self.cohort(peer)
+        start = self.starts.get(peer)
+        if start is None:
+            start = cohort.rows[int(self.wiring.population.place[peer])]
+        return self.wiring.context(
+            self.t, self.k, cohort.model, peer, phase=self.exchange.name, kind=self.kind,
+            role=self.roles.get(peer, "train"), start=start, **more,
+        )  # fmt: skip
+
+    def message(self, peer: int, to: int | None = None) -> Message:
+        """What a peer says, before any attack."""
+        _, w, s = self.wiring.population.peer(peer)
+        return self.wiring.merge.message(w, s, self.wiring.population.book(peer), self.context(peer, to=to))
+
+    def accepts(self, receiver: int, sender: int, m: Message) -> bool:
+        """Whether the receiver uses a message; one that it does not is told in an event."""
+        try:
+            self.wiring.merge.accept(sender, m, self.context(receiver))
+        except MessageError as error:
+            self.wiring.events.append(f"message of peer {sender} refused: {error}")
+            return False
+        return True
+
+    def put(self, peer: int, w: Tensor | None, s: State) -> None:
+        """Write one peer back."""
+        at = self.wiring.population.place[peer : peer + 1]
+        self.cohort(peer).put(at, None if w is None else w[None], {name: value[None] for name, value in s.items()})
+
+    def reached(self, peers: Tensor) -> Tensor:
+        """A mask ``[N]`` of peers."""
+        mask = torch.zeros(self.wiring.n, dtype=torch.bool)
+        mask[peers] = True
+        return mask

@@ -1,0 +1,177 @@
+"""Exchanges of whole rows, or groups of them: messages pass unchanged, so that none is ever made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hubless.learn.context import Inbox, Message, State
+from hubless.learn.moment import Moment
+from hubless.learn.population import Cohort
+from hubless.learn.rows import Sums
+from hubless.learn.slots import Exchange
+from hubless.learn.wire import Delivery, charge
+from hubless.learn.wiring import Wiring
+
+REMEMBERED = 64  # plans whose sums are kept; a topology with a longer period is summed afresh
+
+
+@dataclass(frozen=True)
+class Said:
+    """What peers say: names with their slice of the row (None: an entry of the state), and what hostile ones say."""
+
+    parts: dict[str, slice | None]
+    lies: Mapping[int, Message]
+
+
+class WholeRows:
+    """Row sums for linear merges; inboxes ``[C, M, ...]`` of equal size, reduced together, for others."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self.wiring = wiring
+        self.cohort: Cohort = wiring.population.cohorts[0]
+        self._spare: Tensor | None = None
+        self._sums: dict[int, tuple[Exchange, Sums]] = {}
+
+    def fits(self, exchange: Exchange) -> bool:
+        """Whether an exchange can go this way: plain messages of one cohort that nobody looks at or codes."""
+        wiring = self.wiring
+        if len(wiring.population.cohorts) > 1 or not (wiring.merge.plain and wiring.codec.plain) or wiring.judges:
+            return False
+        if wiring.attack is None:
+            return True
+        lying_to_itself = exchange.collect and not wiring.hostile.isdisjoint(exchange.dst.tolist())
+        return wiring.attack.sees == "own" and not lying_to_itself
+
+    def exchange(self, moment: Moment, delivery: Delivery) -> None:
+        """One exchange."""
+        wiring, cohort = self.wiring, self.cohort
+        example = wiring.merge.message(
+            cohort.rows[0], {name: value[0] for name, value in cohort.state.items()}, {}, moment.context(0)
+        )
+        charge(wiring.meter, delivery, wiring.codec.length(example), wiring.links)
+        lies = self._lies(moment, delivery)
+        refused = {peer for peer, m in lies.items() if not moment.accepts(peer, peer, m)}
+        src, dst, weight = delivery.kept
+        if refused:
+            drop = torch.tensor([peer in refused for peer in src.tolist()]) & (src != dst)
+            wiring.meter.rejected += int(drop.sum())
+            src, dst, weight = src[~drop], dst[~drop], weight[~drop]
+        said = Said(
+            {name: cohort.model.groups.get(name) for name in example},
+            {peer: m for peer, m in lies.items() if peer not in refused},
+        )
+        if wiring.merge.reduce.linear:
+            self._add_up(self._cached_sums(moment.exchange, delivery, (src, dst, weight)), said)
+        else:
+            self._reduce(moment, said, src, dst, weight)
+
+    def _lies(self, moment: Moment, delivery: Delivery) -> dict[int, Message]:
+        if self.wiring.attack is None:
+            return {}
+        senders = sorted(self.wiring.hostile & set(delivery.src[delivery.src != delivery.dst].tolist()))
+        return {peer: self.wiring.lie(moment.message(peer), moment.context(peer), None) for peer in senders}
+
+    def _values(self, name: str, part: slice | None) -> Tensor:
+        return self.cohort.state[name] if part is None else self.cohort.rows[:, part]
+
+    def _sent(self, name: str, part: slice | None, lies: Mapping[int, Message]) -> Tensor:
+        """What others see of each peer ``[n, ...]``."""
+        value = self._values(name, part)
+        if lies:
+            value = value.clone()
+            for peer, m in lies.items():
+                value[peer] = m[name]
+        return value
+
+    # linear
+
+    def _cached_sums(self, exchange: Exchange, delivery: Delivery, edges: tuple[Tensor, Tensor, Tensor]) -> Sums:
+        """A plan that everyone follows is turned into sums once; the exchange is kept so that its id stays its own."""
+        whole = delivery.whole and len(edges[0]) == len(exchange.src)
+        if whole and id(exchange) in self._sums:
+            return self._sums[id(exchange)][1]
+        sums = Sums(self.wiring.n, *edges)
+        if whole:
+            self._sums = dict(list(self._sums.items())[-REMEMBERED + 1 :])
+            self._sums[id(exchange)] = (exchange, sums)
+        return sums
+
+    def _add_up(self, sums: Sums, said: Said) -> None:
+        cohort, workers = self.cohort, self.wiring.workers
+        if self._spare is None or self._spare.shape != cohort.rows.shape:
+            self._spare = torch.empty_like(cohort.rows)
+        out, rows = self._spare, cohort.rows
+        groups = {name: part for name, part in said.parts.items() if part is not None}
+        if sum(part.stop - part.start for part in groups.values()) < cohort.model.size:
+            out.copy_(rows)
+        for name, part in groups.items():
+            sent = self._sent(name, part, said.lies) if said.lies else None
+            sums.into(out[:, part], rows[:, part], workers, sent)
+        cohort.rows, self._spare = out, rows
+        for name in [name for name, part in said.parts.items() if part is None]:
+            value = cohort.state[name].flatten(1)
+            sent = self._sent(name, None, said.lies).flatten(1) if said.lies else None
+            mixed = torch.empty_like(value)
+            sums.into(mixed, value, workers, sent)
+            cohort.state[name] = mixed.reshape(cohort.state[name].shape)
+
+    # others
+
+    def _reduce(self, moment: Moment, said: Said, src: Tensor, dst: Tensor, weight: Tensor) -> None:
+        """Inboxes of equal size are reduced together, in chunks that fit the memory bound."""
+        keep = weight > 0
+        src, dst, weight = src[keep], dst[keep], weight[keep].to(torch.float32)
+        targets, sizes = torch.unique_consecutive(dst, return_counts=True)
+        firsts = torch.cumsum(sizes, 0) - sizes
+        sent = {name: self._sent(name, part, said.lies) for name, part in said.parts.items()}
+        blocks = []
+        for size in sizes.unique().tolist():
+            room = max(1, int(self.wiring.memory * 2**18 / (3 * size * self.cohort.model.size)))
+            blocks += [(size, block) for block in torch.split(torch.nonzero(sizes == size).flatten(), room)]
+
+        def visit(number: int) -> tuple[Tensor, Message]:
+            size, block = blocks[number]
+            edges = firsts[block][:, None] + torch.arange(size)
+            to, ids = targets[block], src[edges]
+            mine = ids == to[:, None]
+            inbox = {}
+            for name, part in said.parts.items():
+                stack = sent[name][ids]
+                if said.lies:
+                    own = self._values(name, part)[to][:, None]
+                    stack = torch.where(mine.reshape(*mine.shape, *[1] * (stack.dim() - 2)), own, stack)
+                inbox[name] = stack
+            return to, self._joined(moment, inbox, weight[edges], ids, to)
+
+        fresh = {name: self._values(name, part).clone() for name, part in said.parts.items()}
+        for to, got in self.wiring.workers.map(visit, len(blocks)):
+            for name, value in got.items():
+                fresh[name][to] = value
+        for name, part in said.parts.items():
+            if part is None:
+                self.cohort.state[name] = fresh[name]
+            else:
+                self.cohort.rows[:, part] = fresh[name]
+
+    def _joined(self, moment: Moment, inbox: Message, weight: Tensor, ids: Tensor, to: Tensor) -> Message:
+        reduce, population = self.wiring.merge.reduce, self.wiring.population
+        rows, state = self.cohort.take(to)
+        if reduce.vectorised:
+            ctx = moment.context(0)
+
+            def one(messages: Message, weights: Tensor, w: Tensor, s: State) -> Message:
+                return reduce(Inbox((), weights, messages), w, s, {}, ctx)
+
+            joined: Message = torch.vmap(one)(inbox, weight, rows, state)
+            return joined
+        found = []
+        for i, peer in enumerate(to.tolist()):
+            senders = tuple(ids[i].tolist())
+            box = Inbox(senders, weight[i], {name: value[i] for name, value in inbox.items()})
+            s = {name: value[i] for name, value in state.items()}
+            found.append(reduce(box, rows[i], s, population.book(peer), moment.context(peer, senders=senders)))
+        return {name: torch.stack([m[name] for m in found]) for name in found[0]}
