@@ -46,8 +46,22 @@ class Median(Reduce):
         return {name: _middle(inbox.stack(name)) for name in inbox.names}
 
 
+NETWORK = 16  # up to so many values, compare-and-swap of whole rows beats sorting along a strided dimension
+
+
+def _ordered(values: Tensor) -> list[Tensor]:
+    """Values ``[M, ...]`` in ascending order, coordinate by coordinate, by odd-even transposition for small M."""
+    if len(values) > NETWORK:
+        return list(values.sort(dim=0).values.unbind(0))
+    rows = list(values.unbind(0))
+    for turn in range(len(rows)):
+        for i in range(turn % 2, len(rows) - 1, 2):
+            rows[i], rows[i + 1] = torch.minimum(rows[i], rows[i + 1]), torch.maximum(rows[i], rows[i + 1])
+    return rows
+
+
 def _middle(values: Tensor) -> Tensor:
-    ordered = values.sort(dim=0).values
+    ordered = _ordered(values)
     m = len(values)
     return (ordered[(m - 1) // 2] + ordered[m // 2]) / 2
 
@@ -72,7 +86,8 @@ class TrimmedMean(Reduce):
             values = inbox.stack(name)
             m = len(values)
             cut = min(max(int(self.trim * m), 1 if self.trim else 0), (m - 1) // 2)
-            found[name] = values.sort(dim=0).values[cut : m - cut].mean(0)
+            kept = _ordered(values)[cut : m - cut]
+            found[name] = torch.stack(kept).mean(0)
         return found
 
 
