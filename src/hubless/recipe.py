@@ -131,10 +131,7 @@ class Recipe(Schema):
     def build(self, given: Mapping[str, Any], preset: str | None = None) -> Experiment:
         """The experiment. Raises ConfigError before any work when an option or a combination cannot work."""
         values = self.resolve(given, preset)
-        own = {
-            name: self._part(name, values[name])
-            for name in inspect.signature(self.function).parameters
-        }
+        own = {name: self._part(name, values[name]) for name in inspect.signature(self.function).parameters}
         setting = Setting(**{name: values[name] for name in Setting.model_fields})
         experiment: Experiment = self.function(**own)
         return experiment.under(setting)
@@ -173,7 +170,8 @@ def describe(annotation: Any) -> str:
     base = typing.get_args(annotation)[0] if notes else annotation
     for note in notes:
         if isinstance(note, Part):
-            return f"a {note.kind}"
+            plain = f"{'an' if note.kind[0] in 'aeiou' else 'a'} {note.kind}"
+            return {"weights": "mixing weights", "data": "a data set"}.get(note.kind, plain)
     if typing.get_origin(base) is typing.Literal:
         return "one of " + ", ".join(str(value) for value in typing.get_args(base))
     name = {int: "integer", float: "number", str: "text", bool: "true or false"}.get(base, str(base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,9 +32,9 @@ def show(
     schema = entry.schema()
     about = "" if entry.system is None else f", system {entry.system}"
     console.print(f"[bold cyan]{entry.name}[/] ({entry.family}{about})")
-    console.print(escape(entry.doc), "\n")
-    if said := prose(schema):
-        console.print(escape(said), "\n")
+    for text in (entry.doc, prose(schema)):
+        if text:
+            console.print(escape(_unwrapped(text)) + "\n")
     option_tables(console, schema)
     if entry.presets:
         console.print("[bold]presets[/]")
@@ -48,6 +49,11 @@ def show(
 def prose(schema: Schema) -> str:
     """The recipe's help without the lines about its arguments."""
     return schema.doc.partition("\nArgs:")[0].strip()
+
+
+def _unwrapped(text: str) -> str:
+    """Paragraphs as one line each, for the terminal to break; what is indented or listed stays as it is."""
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", text)
 
 
 def option_tables(console: Console, schema: Schema) -> None:
