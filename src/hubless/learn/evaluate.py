@@ -12,6 +12,7 @@ from hubless.learn.population import Cohort, Population
 from hubless.learn.training import Workers
 from hubless.learn.workload import Shards
 
+LARGE = 2e11  # parameters x samples beyond which a last evaluation keeps to the few samples of the run
 MANY = 128  # beyond this many peers, a fixed subset is evaluated during the run
 
 
@@ -26,7 +27,9 @@ class Evaluation:
 
     def score(self, model: Model, rows: Tensor, state: State, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Accuracy (or, without classes, nothing: zeros) and mean loss of each row ``[C, D]``."""
-        few = len(self.shards.test_y) if whole else self.shards.few
+        few = len(self.shards.test_y)
+        if not whole or len(rows) * few * model.size > LARGE:
+            few = self.shards.few
         x, y = self.shards.test_x[:few], self.shards.test_y[:few]
         if not len(rows) or not few:
             return torch.zeros(len(rows)), torch.zeros(len(rows))
