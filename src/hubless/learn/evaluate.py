@@ -13,6 +13,8 @@ from hubless.learn.training import Workers
 from hubless.learn.workload import Shards
 
 LARGE = 2e11  # parameters x samples beyond which a last evaluation keeps to the few samples of the run
+CROWD = 64  # beyond this many peers, each sees fewer test samples during the run, but at least LEAST
+LEAST = 200
 MANY = 128  # beyond this many peers, a fixed subset is evaluated during the run
 
 
@@ -29,7 +31,7 @@ class Evaluation:
         """Accuracy (or, without classes, nothing: zeros) and mean loss of each row ``[C, D]``."""
         few = len(self.shards.test_y)
         if not whole or len(rows) * few * model.size > LARGE:
-            few = self.shards.few
+            few = self.shards.few if len(rows) <= CROWD else max(self.shards.few * CROWD // len(rows), LEAST)
         x, y = self.shards.test_x[:few], self.shards.test_y[:few]
         if not len(rows) or not few:
             return torch.zeros(len(rows)), torch.zeros(len(rows))
