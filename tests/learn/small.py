@@ -1,0 +1,70 @@
+"""Small experiments for the engine's tests: Gaussian blobs, a network of 71 parameters, a few peers and rounds."""
+
+import torch
+from torch import nn
+
+from hubless.learn import SGD, Gossip, Learning, Workload, keys
+from hubless.net.topologies import Ring
+from hubless.parts import make
+from hubless.run.setting import Setting
+
+SEED = 3
+BLOBS = make("data", "synthetic:samples=250:features=5:classes=3")
+
+
+def network(shape, outputs):
+    """Any module will do; this one is no perceptron of the zoo."""
+    return nn.Sequential(nn.Linear(shape[0], 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def workload(peers=5, partition="iid", model=network, data=BLOBS, **rest):
+    return Workload(data, partition, peers, model, **rest)
+
+
+def learning(**given):
+    """D-PSGD on a ring unless told otherwise."""
+    parts = {
+        "workload": workload(),
+        "local": SGD(lr=0.2, steps=2, batch=8),
+        "overlay": Gossip(Ring()),
+        "rounds": 3,
+    }
+    return Learning(**{**parts, **given})
+
+
+def build(*, setting=None, **given):
+    """The run of such an experiment."""
+    return learning(**given).under(Setting(**{"seed": SEED, "threads": 1, **(setting or {})}))
+
+
+def finish(run):
+    """Run it to the end; its last state (own copies of the tensors)."""
+    records = list(run.records())
+    assert records[-1].kind == "end"
+    return {name: value.clone() for name, value in run.snapshot().tensors.items()}
+
+
+def rows(run):
+    """Run to the end; all peers' parameters ``[N, D]`` (``[1, D]`` where they share one model)."""
+    return finish(run)["cohort.0/rows"]
+
+
+def metrics(run):
+    """The metrics of every record."""
+    return [record.metrics for record in run.records()]
+
+
+def first_row(model, seed=SEED, peer=0):
+    """The parameters that a peer starts from."""
+    return model.start(keys.fold(seed, "start", peer))
+
+
+def apart(one, other):
+    """The largest difference."""
+    return float((one - other).abs().max())
+
+
+def close(one, other, within=1e-5):
+    """Equal up to rounding; the message gives the difference."""
+    assert torch.isfinite(one).all()
+    assert apart(one, other) <= within, f"differ by {apart(one, other):.1e}"
