@@ -100,9 +100,22 @@ def test_presets_that_need_the_module(tmp_path):
         _ = catalogue.find(path).presets
 
 
+def test_a_broken_neighbour_does_no_harm(tmp_path, monkeypatch):
+    family = tmp_path / "learning"
+    family.mkdir()
+    write(family / "good_one.py", "@recipe()\ndef good_one(n: int = 2): ...\n")
+    write(family / "broken.py", "def half(")
+    monkeypatch.setattr(catalogue, "FAMILIES", tmp_path)
+    assert catalogue.find("good-one").family == "learning"
+    with pytest.raises(ConfigError, match=r"broken\.py:2"):
+        catalogue.find("broken")
+
+
 def test_unknown_names():
     with pytest.raises(ConfigError, match=r"unknown recipe 'nothing.such'; .*allowed"):
         catalogue.find("nothing_such")
+    with pytest.raises(ConfigError, match=r"unknown recipe '\*'"):
+        catalogue.find("*")
     with pytest.raises(ConfigError, match="no recipe file"):
         catalogue.find("./nothing.py")
     with pytest.raises(ConfigError, match=r"toy: unknown preset 'tny'; did you mean 'tiny'"):

@@ -120,6 +120,9 @@ def find(name: str | Path) -> Entry:
             raise ConfigError(f"no recipe file {text!r}; give a recipe's name or the path of a Python file")
         family = path.parent.name if path.is_relative_to(FAMILIES) else "file"
         return Entry(RecipeFile(path).name, family, path)
+    for path in _files():
+        if path.stem == text.replace("-", "_"):  # a recipe of the house has the name of its file: others are not read
+            return Entry(RecipeFile(path).name, path.parent.name, path)
     known = {entry.name: entry for entry in reversed(entries())}
     if entry := known.get(text.replace("_", "-")):
         return entry
