@@ -32,14 +32,13 @@ LIMIT = 3600
 
 @dataclass(frozen=True)
 class Contestant:
-    """One column of the comparison: which script, by which interpreter, in how many processes."""
+    """One row of the comparison: which script, by which interpreter, in how many processes."""
 
     name: str
     peer: str
     script: str
     gossip: bool = False
     processes: int = 1
-    works: tuple[str, ...] = tuple(WORKS)
 
     def command(self, work: str, rounds: int) -> list[str]:
         python = environments.python(self.peer) if self.peer in environments.FRAMEWORKS else Path(sys.executable)
@@ -73,9 +72,9 @@ def main() -> int:
         for line in measure(work, chosen, options.rounds, options.blocks):
             failed |= "error" in line
             lines.append(line)
+            if options.json:
+                Path(options.json).write_text(json.dumps({"machine": machine(), "lines": lines}, indent=1) + "\n")
         print(table(work, chosen, [line for line in lines if line["work"] == work]), flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine(), "lines": lines}, indent=1) + "\n")
     return int(failed)
 
 

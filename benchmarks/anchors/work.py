@@ -105,7 +105,7 @@ def shards(work: Work) -> list[Batch]:
 @cache
 def batches(work: Work) -> list[list[Batch]]:
     """One list of batches a peer, views of its shard."""
-    return [list(zip(x.split(work.batch), y.split(work.batch), strict=True)) for x, y in shards(work)]
+    return [list(zip(torch.split(x, work.batch), torch.split(y, work.batch), strict=True)) for x, y in shards(work)]
 
 
 def neighbours(work: Work) -> list[list[int]]:
@@ -121,7 +121,7 @@ def epoch(network: nn.Module, own: list[Batch], lr: float) -> None:
     optimiser = torch.optim.SGD(network.parameters(), lr=lr)
     for x, y in own:
         optimiser.zero_grad()
-        nn.functional.cross_entropy(network(x), y).backward()
+        nn.functional.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 
@@ -130,10 +130,9 @@ def accuracy(network: nn.Module, work: Work) -> float:
     """Share of the test set that ``network`` gets right."""
     _, _, x, y = load(work.data)
     network.eval()
-    right = sum(
-        int((network(part).argmax(1) == label).sum()) for part, label in zip(x.split(2000), y.split(2000), strict=True)
-    )
-    return right / len(y)
+    parts = zip(torch.split(x, 2000), torch.split(y, 2000), strict=True)
+    right = torch.stack([(network(part).argmax(1) == label).sum() for part, label in parts]).sum()
+    return int(right) / len(y)
 
 
 def judged(peers: int) -> Iterator[int]:
