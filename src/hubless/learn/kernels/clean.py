@@ -117,14 +117,20 @@ def fuse(graph: Graph, count: int) -> None:
 
 
 def _update(graph: Graph, p: Node, g: Node, step: Node, parameters: list[Node]) -> None:
-    product, target = g, p
-    if g.target is aten.transpose.int and _axes(g) == (1, 2) and isinstance(g.args[0], Node):
+    product = g
+    if _axes(g) == (1, 2) and isinstance(g.args[0], Node):
         product = g.args[0]
-        if product.target is aten.bmm.default:  # (a b)' = b' a'
-            target = graph.call_function(aten.transpose.int, (p, 1, 2))
     alone = len(product.users) == 1 and len(g.users) == 1
     factors = [a for a in product.args if isinstance(a, Node)]
-    if product.target is aten.bmm.default and alone and not any(_root(a) in parameters for a in factors):
-        graph.call_function(aten.baddbmm_.default, (target, *factors), {"beta": 1, "alpha": step})
-    else:
+    if product.target is not aten.bmm.default or not alone or any(_root(a) in parameters for a in factors):
         graph.call_function(aten.add_.Tensor, (p, g), {"alpha": step})
+        return
+    if product is not g:  # (a b)' = b' a', so that the parameter itself stays contiguous
+        factors = [_transposed(graph, a) for a in reversed(factors)]
+    graph.call_function(aten.baddbmm_.default, (p, *factors), {"beta": 1, "alpha": step})
+
+
+def _transposed(graph: Graph, node: Node) -> Node:
+    if _axes(node) == (1, 2) and isinstance(node.args[0], Node):
+        return node.args[0]
+    return graph.call_function(aten.transpose.int, (node, 1, 2))
