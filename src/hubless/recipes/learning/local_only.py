@@ -4,7 +4,9 @@ What a method of collaboration is worth is what it adds to this. Under label ske
 at all, and since accuracy is measured on the whole test set, it cannot know them.
 """
 
-from hubless.claims import Claim
+from collections.abc import Iterable
+
+from hubless.claims import Claim, Lab, Row, at_least
 from hubless.learn import SGD, Alone, Learning, Workload
 from hubless.options import Count, Data, Fraction, Model, Partition, Positive, Whole
 from hubless.recipe import recipe
@@ -44,4 +46,12 @@ presets = {
     "tiny": dict(peers=6, data="digits", samples=300, rounds=3, model="mlp:16", steps=2, batch=10),
     "paper": dict(peers=100, samples=0, partition="shards:2", model="2nn", rounds=100, epochs=1, batch=10),
 }
-claims: list[Claim] = []
+
+
+def _skew(lab: Lab) -> Iterable[Row]:
+    runs = lab.runs(alike=dict(partition="iid"), skewed={})
+    loss = [100 * (a.final("accuracy") - s.final("accuracy")) for a, s in zip(*runs.values(), strict=True)]
+    yield at_least("mean accuracy with alike data minus that with skewed labels", loss, 20, unit="points")
+
+
+claims = [Claim("Alone, a peer knows only what its own data shows.", _skew)]
