@@ -32,7 +32,7 @@ class Sums:
     def _rows(self) -> Sequence[tuple[int, list[int], list[float]]]:
         if self._plan is None:
             src, share, ends = self.src.tolist(), self.share.tolist(), self.ends.tolist()
-            starts = [0, *ends[:-1]]
+            starts = [0, *ends][: len(ends)]
             self._plan = [
                 (target, src[a:b], share[a:b]) for target, a, b in zip(self.targets.tolist(), starts, ends, strict=True)
             ]
