@@ -1,0 +1,65 @@
+"""Sharpness of the average model: the largest curvature of the training loss around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hubless.learn import keys
+from hubless.learn.context import State
+from hubless.learn.evaluate import mean_row
+from hubless.learn.model import Model
+from hubless.learn.slots import Hook, View
+from hubless.learn.workload import Workload
+
+SAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Sharpness(Hook):
+    """The metric ``sharpness`` on the last round: the largest eigenvalue of the Hessian at the average model.
+
+    Flat minima have small ones (arXiv 2010.01412, figure 3). Found by power iteration on products of the Hessian with a
+    vector; statistics of BatchNorm are the average ones.
+
+    x, y:       training samples ``[M, ...]`` of the whole population
+    iterations: products of the Hessian with a vector
+    """
+
+    x: Tensor
+    y: Tensor
+    iterations: int = 20
+
+    @staticmethod
+    def of(workload: Workload, seed: int, iterations: int = 20) -> Sharpness:
+        """On the population's own training samples, at most 2000 of them."""
+        data = workload.dataset.subset(workload.samples, seed)
+        data = data.subset(min(SAMPLES, len(data)), seed)
+        return Sharpness(torch.from_numpy(data.x), torch.from_numpy(data.y), iterations)
+
+    def round(self, view: View) -> Mapping[str, float]:
+        """Nothing before the last round."""
+        if view.t < view.rounds:
+            return {}
+        cohort = view.population.cohorts[0]
+        members = torch.tensor(view.population.members(), dtype=torch.int64)
+        rows, state = mean_row(cohort, members)
+        w, s = rows[0], {name: value[0] for name, value in state.items()}
+        start = keys.normal(keys.fold(0, "sharpness"), tuple(w.shape), w.device)
+        return {"sharpness": largest_curvature(cohort.model, w, s, self.x, self.y, start, self.iterations)}
+
+
+def largest_curvature(model: Model, w: Tensor, s: State, x: Tensor, y: Tensor, start: Tensor, iterations: int) -> float:
+    """Largest eigenvalue in modulus of the Hessian of the mean loss at ``w [D]``, from the direction ``start [D]``."""
+    leaf = w.detach().clone().requires_grad_()
+    loss = model.loss(model.forward(leaf, x.to(w.device), s), y.to(w.device)).mean()
+    (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    v, value = start / start.norm(), 0.0
+    for _ in range(iterations):
+        (turned,) = torch.autograd.grad(slope, leaf, grad_outputs=v, retain_graph=True)
+        value = float(turned @ v)
+        v = turned / turned.norm().clamp_min(1e-12)
+    return value
