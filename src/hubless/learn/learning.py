@@ -145,7 +145,7 @@ class Run:
     def _world(self, wiring: Wiring, weather: Weather) -> World:
         alive = weather.alive
         joined, left = tuple(weather.joined.tolist()), tuple(weather.left.tolist())
-        return World(self.n, self.setting.seed, self.shards.sizes.cpu(), wiring.population.members(),
+        return World(self.n, self.setting.seed, self.shards.sizes, wiring.population.members(),
                      lambda peer: bool(alive[peer]), joined, left)  # fmt: skip
 
     def records(self, resume: Snapshot | None = None) -> Iterator[Record]:

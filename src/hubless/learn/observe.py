@@ -66,7 +66,7 @@ class Observer:
                 }
                 data["edges"] = sorted(pairs)
                 if (mixing := getattr(learning.overlay, "mixing", None)) is not None:
-                    data["spectral_gap"] = mixing(wiring.n, wiring.seed, wiring.shards.sizes.cpu()).spectral_gap()
+                    data["spectral_gap"] = mixing(wiring.n, wiring.seed, wiring.shards.sizes).spectral_gap()
         return Record("start", 0, data=data)
 
     def weather(self, t: int, weather: Weather) -> Iterator[Record]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hubless.errors import HublessError, PeerError
 from hubless.learn import keys
 from hubless.learn.batches import batches, steps_of
 from hubless.learn.context import Batch, Context, State
@@ -123,21 +124,38 @@ class Job:
         return list(torch.split(self.order(peers), size))
 
     def run(self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]]) -> Trained:
-        """Train one chunk from rows ``start [C, D]``; ``data`` replaces the training set of some peers."""
+        """Train one chunk from rows ``start [C, D]``; ``data`` replaces the training set of some peers.
+
+        Raises PeerError, with the first peer of the chunk and the round, for whatever fails inside.
+        """
+        try:
+            return self._run(peers, start, state, data)
+        except HublessError:
+            raise
+        except Exception as error:
+            whom = f"peers {peers.tolist()}" if len(peers) > 1 else f"peer {int(peers[0])}"
+            what = f"{type(error).__name__} while {whom} trained: {error}"
+            raise PeerError(what, peer=int(peers[0]), round=self.t) from error
+
+    def _run(self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]]) -> Trained:
         sizes = self.shards.sizes[peers]
         key = keys.fold(keys.fold(self.seed, "train", self.t, self.k), peers)
         assert isinstance(key, Tensor)
         feed = self._feed(peers, sizes, key, data)
         first = next(feed)
-        context = Context(
-            t=self.t, N=self.N, model=self.model, slope=Session(self._kernel(first, len(peers))), k=self.k,
-            peer=peers, n=sizes, steps=steps_of(self.local, sizes), rate=self.local.rate(self.t),
-            role=self.role, key=key, secret=keys.fold(key, "secret"), start=start,
-        )  # fmt: skip
+        session, place = Session(self._kernel(first, len(peers))), start.device
         everything = chain((first,), feed)
         if self.local.fusable:
-            return self._fused(context, start, state, everything)
-        return self._stepped(context, start, state, everything)
+            rows = start.clone()
+            moved, losses = session.kernel.epoch(rows, state, everything, self.local.rate(self.t))
+            return Trained(peers, start, rows, {**state, **moved}, losses)
+        key = key.to(place)
+        context = Context(
+            t=self.t, N=self.N, model=self.model, slope=session, k=self.k, peer=peers.to(place), n=sizes.to(place),
+            steps=steps_of(self.local, sizes).to(place), rate=self.local.rate(self.t), role=self.role,
+            key=key, secret=keys.fold(key, "secret"), start=start,
+        )  # fmt: skip
+        return Trained(peers, start, *self._stepped(context, session.losses, start, state, everything))
 
     def _kernel(self, example: Batch, C: int) -> Kernel:
         return choose(self.model, C, example, plain=self.local.fusable, kind=self.kernel)
@@ -152,20 +170,13 @@ class Job:
             x, y = self.shards.x[index], self.shards.y[index]
             for at, (own_x, own_y) in other:
                 x[at], y[at] = own_x[place[at]], own_y[place[at]]
-            yield Batch(x, y, None if count is None else count.to(torch.float32))
+            yield Batch(x, y, None if count is None else count.to(x.device, torch.float32))
 
-    def _fused(self, context: Context, start: Tensor, state: State, feed: Iterator[Batch]) -> Trained:
-        assert isinstance(context.slope, Session)
-        assert isinstance(context.peer, Tensor)
-        rows = start.clone()
-        moved, losses = context.slope.kernel.epoch(rows, state, feed, context.rate)
-        return Trained(context.peer, start, rows, {**state, **moved}, losses)
-
-    def _stepped(self, context: Context, start: Tensor, state: State, feed: Iterator[Batch]) -> Trained:
-        assert isinstance(context.slope, Session)
-        assert isinstance(context.peer, Tensor)
+    def _stepped(
+        self, context: Context, losses: list[Tensor], start: Tensor, state: State, feed: Iterator[Batch]
+    ) -> tuple[Tensor, State, Tensor]:
+        """Step by step: rows, state and mean training loss afterwards; ``losses`` is where the session puts them."""
         each = _mapped if self.local.vectorised else _looped
-        losses = context.slope.losses
         rows, s = start, each(context, lambda w, s, _, ctx: self.local.begin(w, s, ctx), start, state, None)
         total = torch.zeros(len(start), device=start.device)
         number = torch.zeros_like(total)
@@ -184,7 +195,7 @@ class Job:
                 total += loss if here is None else torch.where(here, loss, 0)
                 number += 1 if here is None else here
         rows, s = each(context, lambda w, s, _, ctx: self.local.end(w, s, ctx), rows, s, None)
-        return Trained(context.peer, start, rows, s, total / number.clamp_min(1))
+        return rows, s, total / number.clamp_min(1)
 
 
 PER_PEER = ("peer", "n", "steps", "key", "secret", "start")

@@ -143,7 +143,8 @@ class WholeRows:
                 stack = sent[name][ids]
                 if said.lies:
                     own = self._values(name, part)[to][:, None]
-                    stack = torch.where(mine.reshape(*mine.shape, *[1] * (stack.dim() - 2)), own, stack)
+                    where = mine.reshape(*mine.shape, *[1] * (stack.dim() - 2)).to(stack.device)
+                    stack = torch.where(where, own, stack)
                 inbox[name] = stack
             return to, self._joined(moment, inbox, weight[edges], ids, to)
 
@@ -166,12 +167,12 @@ class WholeRows:
             def one(messages: Message, weights: Tensor, w: Tensor, s: State) -> Message:
                 return reduce(Inbox((), weights, messages), w, s, {}, ctx)
 
-            joined: Message = torch.vmap(one)(inbox, weight, rows, state)
+            joined: Message = torch.vmap(one)(inbox, weight.to(rows.device), rows, state)
             return joined
         found = []
         for i, peer in enumerate(to.tolist()):
             senders = tuple(ids[i].tolist())
-            box = Inbox(senders, weight[i], {name: value[i] for name, value in inbox.items()})
+            box = Inbox(senders, weight[i].to(rows.device), {name: value[i] for name, value in inbox.items()})
             s = {name: value[i] for name, value in state.items()}
             found.append(reduce(box, rows[i], s, population.book(peer), moment.context(peer, senders=senders)))
         return {name: torch.stack([m[name] for m in found]) for name in found[0]}

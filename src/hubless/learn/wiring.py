@@ -108,7 +108,7 @@ class Wiring:
     def ready(self, step: Train, role: str, weather: Weather, reached: Mapping[str, Tensor]) -> Tensor:
         """Peers that train in a role now: alive, with data, reached."""
         peers = step.roles[role]
-        can = torch.from_numpy(weather.alive & weather.data)[peers] & (self.shards.sizes.cpu()[peers] > 0)
+        can = torch.from_numpy(weather.alive & weather.data)[peers] & (self.shards.sizes[peers] > 0)
         if step.after is not None:
             can &= reached[step.after][peers]
         return peers[can]
@@ -144,7 +144,7 @@ class Wiring:
 
     def sound(self, done: Trained, t: int) -> Tensor:
         """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
-        fine = torch.isfinite(done.rows.sum(1)) & torch.isfinite(done.losses)
+        fine = (torch.isfinite(done.rows.sum(1)) & torch.isfinite(done.losses)).cpu()
         if not bool(fine.all()):
             for at in torch.nonzero(~fine).flatten().tolist():
                 peer = int(done.peers[at])

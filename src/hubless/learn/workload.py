@@ -110,9 +110,9 @@ class Shards:
         return Shards(x, torch.from_numpy(data.y), parts, test_x, test_y, min(few, len(order)), data)
 
     def to(self, device: str) -> Shards:
-        """The same on another device."""
+        """The samples on another device; who holds which stays on the processor, where plans are made."""
         if device != "cpu":
-            for name in ("x", "y", "flat", "sizes", "start", "test_x", "test_y"):
+            for name in ("x", "y", "test_x", "test_y"):
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
@@ -127,7 +127,7 @@ class Shards:
         classes = len(self.data.classes)
         if self.data.task != "classification" or not classes:
             return None
-        peer = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes.cpu())
+        peer = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes)
         cell = peer * classes + self.y[self.flat].cpu()
         table = torch.bincount(cell, minlength=len(self.sizes) * classes)
         counts: list[list[int]] = table.reshape(len(self.sizes), classes).tolist()
