@@ -50,8 +50,8 @@ def rows(run):
 
 
 def metrics(run):
-    """The metrics of every record."""
-    return [record.metrics for record in run.records()]
+    """The metrics of every round, and of the end."""
+    return [record.metrics for record in run.records() if record.kind in ("round", "end")]
 
 
 def first_row(model, seed=SEED, peer=0):

@@ -205,6 +205,10 @@ class Model:
             return message[known[0]]
         return torch.cat([message.get(name, w[..., part]) for name, part in self.groups.items()], dim=-1)
 
+    def statistics(self, message: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a message says of the buffers."""
+        return {name: value for name, value in message.items() if name in self.buffers}
+
     def forward(self, w: Tensor, x: Tensor, s: Mapping[str, Tensor] | None = None, *, train: bool = False) -> Tensor:
         """Output of one peer's network on ``x [B, ...]``; buffers are taken from ``s`` and not changed."""
         module = self.module.train(train)

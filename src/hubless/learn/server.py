@@ -69,7 +69,8 @@ class ServerOpt(Merge):
         base = w if ctx.start is None else ctx.start
         step = self.lr * self._direction(ctx.model.paste(torch.zeros_like(w), got), book)
         groups = ctx.model.groups
-        return ctx.model.paste(w, {name: (base + step)[groups[name]] for name in got if name in groups}), s
+        moved = {name: (base + step)[groups[name]] for name in got if name in groups}
+        return ctx.model.paste(w, moved), {**s, **ctx.model.statistics(got)}
 
     def _direction(self, delta: Tensor, book: Book) -> Tensor:
         if self.rule == "sgd":
@@ -129,6 +130,7 @@ class Scaffold(Merge):
 
     def apply(self, w: Tensor, s: State, book: Book, got: Message, ctx: Context) -> tuple[Tensor, State]:
         """The role moves both; everyone else takes both over."""
+        s = {**s, **ctx.model.statistics(got)}
         if ctx.phase != "up":
             return ctx.model.paste(w, got), {**s, "control.common": got["control"]}
         base = w if ctx.start is None else ctx.start
