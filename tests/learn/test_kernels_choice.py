@@ -265,4 +265,7 @@ def test_chunks_of_the_workloads_in_the_notes():
     mlp = Model(lambda: nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10)))
     assert chunk_size(mlp, 32, 100, 2, 1024) == 8
     assert chunk_size(mlp, 32, 10, 2, 1024) == 4
-    assert chunk_size(Model(convolutions), 32, 100, 2, 1024) == choice.STACK
+    cnn = nn.Sequential(nn.Conv2d(1, 16, 5), nn.Conv2d(16, 32, 5), nn.Flatten(), nn.Linear(512, 128))
+    assert chunk_size(Model(lambda: cnn), 32, 100, 2, 1024) == 4
+    assert chunk_size(Model(convolutions), 32, 100, 2, 1024) == 16
+    assert chunk_size(Model(convolutions), 32, 10, 4, 1024) == 2

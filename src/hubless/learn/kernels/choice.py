@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 KINDS: dict[str, Callable[[Model], Kernel]] = {"dense": Dense, "graph": Graph, "loop": Loop, "stacked": Stacked}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CACHED = 5 << 20  # bytes of a chunk's parameters: a core's own cache and its share of the last level
-STACK = 4  # peers in a stack of convolutions: more leave the cache, because of their images
+STACK = 4  # peers in a stack of convolutions: more leave the cache, because of their images,
+STACKED = 320_000  # unless the networks are small: parameters in a stack, of at most 4 * STACK peers
 SMALL, LARGE = 20e6, 1e9  # products of one peer's step below which stacking, above which looping, needs no measuring
 GRAPHED = 100e6  # products of one peer's step above which a graph gains nothing on a loop, and costs its tracing
 _lock = threading.RLock()
@@ -185,5 +186,5 @@ def chunk_size(model: Model, batch: int, N: int, threads: int, memory_mb: float)
         CACHED / (4 * model.size), memory_mb * 2**20 / (4 * (3 * model.size + 2 * batch * units)), -(-N // threads)
     )
     if any(isinstance(m, CONVOLUTIONS) for m in model.module.modules()):
-        most = min(most, STACK)
+        most = min(most, max(STACK, min(STACKED // model.size, 4 * STACK)))
     return 1 << max(0, int(most).bit_length() - 1)
