@@ -250,12 +250,12 @@ def test_threads_share_a_kernel(kind):
 )
 def test_chunks(n, threads, memory, wide):
     model = WIDE[wide]
-    size = chunk_size(model, 32, n, threads, memory)
+    size = chunk_size(model, torch.zeros(1, 100), 32, n, threads, memory)
     assert size >= 1
     assert size & (size - 1) == 0
     assert size <= -(-n // threads)
     assert size == 1 or size * model.size * 4 <= choice.CACHED
-    assert size == 1 or size * model.size * 12 <= memory * 2**20
+    assert size == 1 or size * (model.size * 12 + 32 * (100 + wide) * 8) <= memory * 2**20
 
 
 WIDE = {wide: Model(lambda wide=wide: nn.Linear(100, wide)) for wide in (1, 30, 300)}
@@ -263,9 +263,11 @@ WIDE = {wide: Model(lambda wide=wide: nn.Linear(100, wide)) for wide in (1, 30, 
 
 def test_chunks_of_the_workloads_in_the_notes():
     mlp = Model(lambda: nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10)))
-    assert chunk_size(mlp, 32, 100, 2, 1024) == 8
-    assert chunk_size(mlp, 32, 10, 2, 1024) == 4
-    cnn = nn.Sequential(nn.Conv2d(1, 16, 5), nn.Conv2d(16, 32, 5), nn.Flatten(), nn.Linear(512, 128))
-    assert chunk_size(Model(lambda: cnn), 32, 100, 2, 1024) == 4
-    assert chunk_size(Model(convolutions), 32, 100, 2, 1024) == 16
-    assert chunk_size(Model(convolutions), 32, 10, 4, 1024) == 2
+    vector, image = torch.zeros(1, 784), torch.zeros(1, 1, 28, 28)
+    assert chunk_size(mlp, vector, 32, 100, 2, 1024) == 8
+    assert chunk_size(mlp, vector, 32, 10, 2, 1024) == 4
+    cnn = nn.Sequential(
+        nn.Conv2d(1, 16, 5), nn.MaxPool2d(2), nn.Conv2d(16, 32, 5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 128)
+    )
+    assert chunk_size(Model(lambda: cnn), image, 32, 100, 2, 1024) == 4
+    assert chunk_size(Model(lambda: cnn), image, 32, 100, 2, 16) == 2

@@ -116,24 +116,41 @@ def _convolutions(model: Model, loop: Kernel, batch: Batch, plain: bool) -> Kern
     return stacked if name == stacked.name else loop
 
 
-def _products(model: Model, x: Tensor) -> float:
-    """Multiplications of one peer's step on ``x [B, ...]``, both ways, in its convolutions and linear layers."""
-    counted: list[int] = []
+def _outputs(model: Model, x: Tensor) -> list[tuple[nn.Module, int]]:
+    """Every layer with the numbers that it puts out for the one sample ``x [1, ...]``."""
+    counted: list[tuple[nn.Module, int]] = []
 
-    def count(module: nn.Module, inputs: object, out: Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        counted.append(3 * out.numel() * weight[0].numel())
+    def count(module: nn.Module, inputs: object, out: object) -> None:
+        for tensor in out if isinstance(out, tuple) else (out,):
+            counted.append((module, tensor.numel() if isinstance(tensor, Tensor) else 0))
 
     module = model.module.eval()
-    hooks = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
+    hooks = [m.register_forward_hook(count) for m in module.modules() if not list(m.children())]
     try:
-        with torch.no_grad():
-            module(x[:1])
+        model.forward(model.start(0).to(x.device), x)
     finally:
         for hook in hooks:
             hook.remove()
-    return float(sum(counted) * len(x))
+    return counted
+
+
+def _products(model: Model, x: Tensor) -> float:
+    """Multiplications of one peer's step on ``x [B, ...]``, both ways, in its convolutions and linear layers."""
+    weights = [
+        (out, layer.weight[0].numel())
+        for layer, out in _outputs(model, x[:1])
+        if isinstance(layer, (*CONVOLUTIONS, nn.Linear))
+    ]
+    return float(sum(3 * out * each for out, each in weights) * len(x))
+
+
+def activations(model: Model, x: Tensor) -> int:
+    """Numbers that a forward pass of one sample leaves behind in the layers' outputs, input included."""
+    kept: dict[object, int] = model.__dict__.setdefault("_activations", {})
+    shape = x.shape[1:]
+    if shape not in kept:
+        kept[shape] = x[:1].numel() + sum(out for _, out in _outputs(model, x[:1]))
+    return kept[shape]
 
 
 def _buffers(model: Model, C: int) -> State:
@@ -174,17 +191,17 @@ def _faster(model: Model, loop: Kernel, other: Kernel, batch: Batch, plain: bool
     return min(seconds, key=seconds.__getitem__).name
 
 
-def chunk_size(model: Model, batch: int, N: int, threads: int, memory_mb: float) -> int:
+def chunk_size(model: Model, x: Tensor, batch: int, N: int, threads: int, memory_mb: float) -> int:
     """Peers in a chunk: a power of two whose parameters stay in cache, within the memory, and enough chunks for all.
 
+    x:         a sample ``[1, ...]``
     batch:     samples in a mini-batch
     N:         peers that train
-    memory_mb: most memory for one chunk in training: rows, parameters, gradients, activations of linear layers
+    memory_mb: most memory for one chunk in training: rows, parameters, gradients, activations and their gradients;
+               a single peer that needs more is trained all the same
     """
-    units = sum(m.out_features for m in model.module.modules() if isinstance(m, nn.Linear))
-    most = min(
-        CACHED / (4 * model.size), memory_mb * 2**20 / (4 * (3 * model.size + 2 * batch * units)), -(-N // threads)
-    )
+    floats = 3 * model.size + 2 * batch * activations(model, x)
+    most = min(CACHED / (4 * model.size), memory_mb * 2**20 / (4 * floats), -(-N // threads))
     if any(isinstance(m, CONVOLUTIONS) for m in model.module.modules()):
         most = min(most, max(STACK, min(STACKED // model.size, 4 * STACK)))
     return 1 << max(0, int(most).bit_length() - 1)
