@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hubless.learn import SGD, Gossip, Learning, Workload, keys
+from hubless.learn import SGD, Gossip, Learning, Model, Workload, keys
 from hubless.net.topologies import Ring
 from hubless.parts import make
 from hubless.run.setting import Setting
@@ -17,7 +17,26 @@ def network(shape, outputs):
     return nn.Sequential(nn.Linear(shape[0], 8), nn.Tanh(), nn.Linear(8, outputs))
 
 
-def workload(peers=5, partition="iid", model=network, data=BLOBS, **rest):
+def _batchnorm():
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def _dropout():
+    return nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+
+
+def _plain():
+    return network((5,), 3)
+
+
+# one object each, so that a kernel traces it once for all tests
+PLAIN = Model(_plain, name="plain")
+GROUPS = Model(_plain, groups={"trunk": ["0."], "head": ["2."]}, name="groups")
+BATCHNORM = Model(_batchnorm, name="batchnorm")
+DROPOUT = Model(_dropout, name="dropout")
+
+
+def workload(peers=5, partition="iid", model=PLAIN, data=BLOBS, **rest):
     return Workload(data, partition, peers, model, **rest)
 
 

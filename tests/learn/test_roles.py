@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from small import apart, build, close, finish, metrics, rows, workload
-from torch import nn
+from small import BATCHNORM, apart, build, close, finish, metrics, rows, workload
 
 from hubless.errors import ConfigError
 from hubless.learn import SGD, ControlVariate, Median, Rotating, Scaffold, ServerOpt, Star, TrimmedMean, WeightedMean
@@ -80,13 +79,9 @@ def test_streaming_equals_keeping_with_hostile_peers(method, peers):
     close(rows(build(overlay=Star(), **given)), hub(rows(build(overlay=KeptStar(), **given))))
 
 
-def with_batchnorm(shape, outputs):
-    return nn.Sequential(nn.Linear(shape[0], 6), nn.BatchNorm1d(6), nn.Linear(6, outputs))
-
-
 @pytest.mark.parametrize("merge", [WeightedMean(), ServerOpt(rule="adam", lr=0.05), Median()])
 def test_statistics_of_batches_travel_with_the_model(merge):
-    given = dict(workload=workload(6, model=with_batchnorm), local=PLAIN, merge=merge, rounds=3)
+    given = dict(workload=workload(6, model=BATCHNORM), local=PLAIN, merge=merge, rounds=3)
     still, kept, moving = (finish(build(overlay=o, **given)) for o in (Star(), KeptStar(), Rotating()))
     own = KeptRotating()
     last = build(overlay=own, **given)

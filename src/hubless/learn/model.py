@@ -161,6 +161,11 @@ class Model:
         text = f"{self._template}{self.names}{self.shapes}{self.task}{getattr(self.loss, '__qualname__', '')}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+    @cached_property
+    def mixes(self) -> bool:
+        """Whether samples of a batch act on each other's outputs in training, as in BatchNorm."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._template.modules())
+
     def start(self, key: int) -> Tensor:
         """Initial parameters ``w [D]`` for a key."""
         return self._row(self._fresh(key))

@@ -120,8 +120,17 @@ class Job:
         if not len(peers):
             return []
         batch = self.local.batch or int(self.shards.sizes.max())
-        size = chunk_size(self.model, batch, len(peers), threads, self.memory)
-        return list(torch.split(self.order(peers), size))
+        size = chunk_size(self.model, self.shards.x[:1], batch, len(peers), threads, self.memory)
+        if not self._alike:
+            return list(torch.split(self.order(peers), size))
+        peers = peers[torch.argsort(self.shards.sizes[peers], stable=True)]
+        runs = torch.unique_consecutive(self.shards.sizes[peers], return_counts=True)[1].tolist()
+        return [chunk for run in torch.split(peers, runs) for chunk in torch.split(run, size)]
+
+    @property
+    def _alike(self) -> bool:
+        """Whether a chunk's peers must have equally many samples: padding would count in the statistics of a batch."""
+        return self.model.mixes and (self.local.epochs is not None or not self.local.batch)
 
     def run(self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]]) -> Trained:
         """Train one chunk from rows ``start [C, D]``; ``data`` replaces the training set of some peers.
@@ -158,7 +167,8 @@ class Job:
         return Trained(peers, start, *self._stepped(context, session.losses, start, state, everything))
 
     def _kernel(self, example: Batch, C: int) -> Kernel:
-        return choose(self.model, C, example, plain=self.local.fusable, kind=self.kernel)
+        odd = self.kernel == "auto" and self._alike and C == 1  # a trace for each size of batch would not pay
+        return choose(self.model, C, example, plain=self.local.fusable, kind="loop" if odd else self.kernel)
 
     def _feed(
         self, peers: Tensor, sizes: Tensor, key: Tensor, data: dict[int, tuple[Tensor, Tensor]]
