@@ -31,7 +31,7 @@ def test_a_tiny_run_is_the_same_twice_and_ends_in_one_model():
 
 
 def test_mergeability_is_measured_on_a_copy():
-    silent, lonely = run(rate=0.0, point=1.0), run("local-only", rounds=4, lr=0.05, partition="dirichlet:0.1")
+    silent, lonely = run(rate=0.0, point=1.0), run("local-only", rounds=4, lr=0.05, partition="mixture:0.1")
     assert torch.equal(silent[1]["cohort.0/rows"], lonely[1]["cohort.0/rows"])
     gap = [b - a for a, b in zip(*(curve(m, silent[0]) for m in ("accuracy", "accuracy_mean_model")), strict=True)]
     assert curve("mergeability", silent[0]) == pytest.approx(gap)

@@ -10,9 +10,11 @@ Dense rounds gossip on ``dense``: the full graph, where one exchange is the exac
 ``gossip_steps``. A window closes with the merge proper: BatchNorm statistics are computed anew after averaging, and
 momentum, which is never sent, starts from zero. ``post_merge_rounds`` gossip on ``dense`` without training.
 
-Paper: ResNet-18 on Tiny ImageNet, 32 peers, 100 steps a round, 300 rounds, rate 0.2, window after 0.997 of them. The
-official code draws new samples from a peer's class distribution as it goes; here a peer has a fixed share of the data.
-It computes statistics on a common loader; here each peer uses its own data, and the results are averaged.
+Paper: ResNet-18 on Tiny ImageNet, 32 peers, 100 steps a round, 300 rounds, rate 0.2, window after 0.997 of them. As in
+the official code, peers have equally much data and their own class proportions, drawn from Dirichlet(0.1): ``mixture``.
+There, new samples are drawn from these proportions as it goes; here a peer has a fixed share. With ``dirichlet:0.1``,
+where some peers have a handful of samples and weigh as much as all others, a late window stays further behind full
+averaging. Statistics come from a common loader there; here from each peer's own data, and the results are averaged.
 """
 
 from collections.abc import Iterable
@@ -52,7 +54,7 @@ def single_merge(
     post_merge_rounds: Whole = 0,
     data: Data = "mnist",
     samples: Whole = 6400,
-    partition: Partition = "dirichlet:0.1",
+    partition: Partition = "mixture:0.1",
     model: Model = "mlp:64",
     rounds: Count = 100,
     lr: Positive = 0.05,
@@ -180,7 +182,7 @@ def _arms(data: str, *names: str) -> dict[str, dict[str, object]]:
         "middle": dict(point=0.475, width=0.05),
         "late": dict(point=0.95, width=0.05),
         "full": dict(point=0.001),
-        "fedavg": dict(recipe="fedavg", samples=6400, partition="dirichlet:0.1", rounds=100, lr=0.05),
+        "fedavg": dict(recipe="fedavg", samples=6400, partition="mixture:0.1", rounds=100, lr=0.05),
     }
     return {name: arms[name] | dict(data=data, evaluate=20) for name in names}
 
