@@ -8,7 +8,19 @@ import torch
 from small import BATCHNORM, apart, build, close, finish, metrics, rows, workload
 
 from hubless.errors import ConfigError
-from hubless.learn import SGD, ControlVariate, Median, Rotating, Scaffold, ServerOpt, Star, TrimmedMean, WeightedMean
+from hubless.learn import (
+    SGD,
+    Codec,
+    ControlVariate,
+    Median,
+    Rotating,
+    Scaffold,
+    ServerOpt,
+    Stage,
+    Star,
+    TrimmedMean,
+    WeightedMean,
+)
 from hubless.learn.attacks import SignFlip
 
 PLAIN = SGD(lr=0.2, steps=2, batch=8)
@@ -77,6 +89,29 @@ def test_streaming_equals_keeping_every_row(method, weather, sample):
 def test_streaming_equals_keeping_with_hostile_peers(method, peers):
     given = dict(METHODS[method], workload=workload(6), attack=SignFlip(peers, scale=2.0))
     close(rows(build(overlay=Star(), **given)), hub(rows(build(overlay=KeptStar(), **given))))
+
+
+class Rounded(Stage):
+    """Rounds, and adds next time what it took away; the aggregator does so with its broadcasts, too."""
+
+    def init(self, model):
+        return {"residual": torch.zeros(model.size)}
+
+    def forward(self, m, s, ctx):
+        wanted = m["w"] + s["residual"]
+        said = (wanted * 20).round() / 20
+        return {**m, "w": said}, {**s, "residual": wanted - said}
+
+
+@pytest.mark.parametrize("method", ["mean", "adam", "median"])
+@pytest.mark.parametrize("faults", ["", "loss:0.2,crash:peer=3@2"])
+def test_streaming_equals_keeping_with_a_codec_that_loses_and_remembers(method, faults):
+    """The aggregator hears itself uncoded on the way down, and coded on the way up."""
+    given = dict(METHODS[method], codec=Codec((Rounded(),)), setting={"faults": faults}, workload=workload(6))
+    streamed, kept = finish(build(overlay=Star(), **given)), finish(build(overlay=KeptStar(), **given))
+    close(streamed["cohort.0/rows"], hub(kept["cohort.0/rows"]))
+    close(streamed["cohort.0/state/residual"], kept["cohort.0/state/residual"])
+    close(streamed["meter/sent"], kept["meter/sent"], within=0)
 
 
 @pytest.mark.parametrize("merge", [WeightedMean(), ServerOpt(rule="adam", lr=0.05), Median()])

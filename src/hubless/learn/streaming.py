@@ -76,6 +76,11 @@ class Streaming:
         kind = self.wiring.merge.kind(phase)
         return self.wiring.context(t, k, self.model, peer, phase=phase, kind=kind, **more)
 
+    def _keep(self, peer: int, s: State) -> None:
+        """Write back what one peer has for itself."""
+        own = {name: value[None] for name, value in s.items() if not self._alike(name)}
+        self.cohort.put(torch.tensor([peer]), None, own)
+
     # down
 
     def _broadcast(self, step: Exchange, t: int, k: int, weather: Weather) -> tuple[Tensor, Model]:
@@ -92,8 +97,10 @@ class Streaming:
         if wiring.codec.plain:
             size = wiring.codec.length(m)
         else:
-            data, _ = wiring.codec.encode(m, s, ctx)
+            _, state = self.cohort.take(torch.tensor([hub]))
+            data, fresh = wiring.codec.encode(m, {name: value[0] for name, value in state.items()} | s, ctx)
             size = len(data)
+            self._keep(hub, fresh)
         charge(wiring.meter, delivery, size, wiring.links)
         try:
             if not wiring.codec.plain:
@@ -224,8 +231,7 @@ class Streaming:
         else:
             data, fresh = wiring.codec.encode(m, s, ctx)
             size = len(data)
-            own = {name: value[None] for name, value in fresh.items() if not self._alike(name)}
-            self.cohort.put(torch.tensor([peer]), None, own)
+            self._keep(peer, fresh)
         try:
             if not wiring.codec.plain:
                 m = wiring.codec.decode(data, ctx)
