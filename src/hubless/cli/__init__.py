@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from hubless import __version__
-from hubless.errors import ConfigError, HublessError, PeerError, did_you_mean
+from hubless.errors import ConfigError, HublessError, NonFiniteError, PeerError, did_you_mean
 
 VERBS = ("list", "show", "run", "verify", "compare", "grid", "report", "data", "new", "demo")
 HIDDEN = ("docs",)  # for the makers of hubless
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [*(sys.argv[1:] if arguments is None else arguments)]  # once imported, ``list`` is a verb in here
     try:
         done = typer.main.get_command(app).main(words or ["--help"], prog_name="hubless", standalone_mode=False)
+    except NonFiniteError as error:
+        return _complain(str(error))
     except PeerError as error:
         traceback.print_exception(error)
         return 1

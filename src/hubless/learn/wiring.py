@@ -153,6 +153,8 @@ class Wiring:
                     raise NonFiniteError(f"{what}; --nonfinite drop goes on without such peers", peer=peer, round=t)
                 self.population.excluded.add(peer)
                 self.events.append(f"peer {peer} dropped: {what}")
+                if len(self.population.excluded) == self.n:
+                    raise NonFiniteError(f"{what}, and no other peer is left", peer=peer, round=t)
         return fine
 
     def lie(self, m: Message, ctx: Context, honest: list[Message] | None) -> Message:
