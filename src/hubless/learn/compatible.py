@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hubless.errors import ConfigError
 from hubless.learn.codecs import Codec
 from hubless.learn.model import Model
-from hubless.learn.slots import HAND, Attack, Hook, Local, Merge, Overlay
+from hubless.learn.slots import HAND, Attack, Exchange, Hook, Local, Merge, Overlay, Plan
 
 
 def compatible(
@@ -39,6 +40,30 @@ def compatible(
             if group not in model.groups:
                 raise ConfigError(f"merge.share: no group {group!r}; the model has {sorted(model.groups)}")
     _hiding(merge, codec, attack, hooks)
+
+
+def owned(model: Model, makers: Sequence[Any]) -> None:
+    """Raise ConfigError when two kinds of part make the same entry of the state, or one reads what none makes."""
+    owner: dict[str, str] = dict.fromkeys(model.buffers, "the model")
+    for maker in makers:
+        name = type(maker).__name__
+        for entry in maker.init(model):
+            if owner.setdefault(entry, name) != name:
+                raise ConfigError(f"state: {entry!r} is made by both {owner[entry]} and {name}; rename one")
+    for reader in [*makers, *(maker.gradient for maker in makers if hasattr(maker, "gradient"))]:
+        if missing := [entry for entry in getattr(reader, "needs", ()) if entry not in owner]:
+            raise ConfigError(
+                f"state: {type(reader).__name__} reads {missing[0]!r}, which no part of this method makes"
+            )
+
+
+def equal_weights(plan: Plan) -> None:
+    """Raise ConfigError when an exchange weighs its senders unequally, which a sum of hidden messages cannot."""
+    for step in plan:
+        if isinstance(step, Exchange) and len(set(step.weight[step.weight > 0].tolist())) > 1:
+            raise ConfigError(
+                f"codec: secure sums need equal weights, but {step.name!r} has several; use Star(weigh='one')"
+            )
 
 
 def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[Hook]) -> None:

@@ -147,6 +147,8 @@ class ControlVariate(Gradient):
     ``control.own`` is the peer's variate, ``control.common`` the population's, which the merge ``Scaffold`` owns.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("control.common",)
+
     def init(self, model: Model) -> State:
         """The peer's own variate ``[D]`` and its change in the last round, which it sends."""
         return {"control.own": torch.zeros(model.size), "control.change": torch.zeros(model.size)}
@@ -169,6 +171,8 @@ class RecursiveVR(Gradient):
 
     ``g`` starts at ``bullseye.mean``, the average of all peers' large-batch gradients, which the merge broadcasts.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("bullseye.mean",)
 
     def begin(self, w: Tensor, s: State, ctx: Context) -> State:
         """Start at the average bullseye."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from hubless.errors import CheckpointError, ConfigError
 from hubless.learn.attacks import hostile
 from hubless.learn.codecs import Codec
-from hubless.learn.compatible import compatible
+from hubless.learn.compatible import compatible, equal_weights, owned
 from hubless.learn.kept import Kept
 from hubless.learn.merges import mean
 from hubless.learn.model import Model
 from hubless.learn.observe import Observer
 from hubless.learn.population import Cohort, Population, leaves, tree
-from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Reduce, World
+from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Plan, Reduce, World
 from hubless.learn.streaming import Streaming
 from hubless.learn.training import Workers
 from hubless.learn.wire import Meter
@@ -85,6 +85,8 @@ class Run:
         self.models = self._models()
         compatible(self.local, learning.overlay, self.merge, learning.codec, learning.attack, learning.hooks,
                    [model for model, _ in self.models])  # fmt: skip
+        for model, _ in self.models:
+            owned(model, self._makers)
         self.edges = self._edges()
         self._aggregator = 0
         self.schedule = ",".join(text for text in (learning.faults, self.setting.faults) if text.strip())
@@ -93,6 +95,8 @@ class Run:
             aggregator=lambda _: self._aggregator,
         )  # fmt: skip
         self.shards = self._shards()
+        if any(stage.hides for stage in learning.codec.stages):
+            equal_weights(self._first_plan())
         self._state: _State | None = None
 
     @property
@@ -107,7 +111,19 @@ class Run:
     def _models(self) -> list[tuple[Model, Tensor]]:
         if self.learning.models is None:
             return [(self.learning.workload.network(), torch.arange(self.n))]
+        placed = sorted(peer for _, ids in self.learning.models for peer in ids)
+        if placed != list(range(self.n)):
+            raise ConfigError(f"cohorts: every one of the {self.n} peers must be in one cohort, but they hold {placed}")
         return [(model, torch.tensor(sorted(ids), dtype=torch.int64)) for model, ids in self.learning.models]
+
+    @property
+    def _makers(self) -> list[Any]:
+        """Parts that have state, each once."""
+        learning = self.learning
+        makers = [*self.local.values(), self.merge, *learning.codec.stages, learning.codec.packer]
+        if learning.attack and learning.attack.local:
+            makers.append(learning.attack.local)
+        return list({id(maker): maker for maker in makers}.values())
 
     def _edges(self) -> Any:
         look = getattr(self.learning.overlay, "edges", None)
@@ -119,16 +135,17 @@ class Run:
             model.check(shards.test_x, shards.test_y, len(shards.data.classes))
         return shards.to(self.setting.device)
 
+    def _first_plan(self) -> Plan:
+        overlay, everyone = self.learning.overlay, list(range(self.n))
+        world = World(self.n, self.setting.seed, self.shards.sizes.cpu(), everyone, lambda _: True)
+        return overlay.plan(1, world, overlay.init(world))
+
     def _build(self) -> _State:
         setting, learning = self.setting, self.learning
         shared = learning.overlay.shared and len(self.models) == 1 and self.merge.share is None
         shared = shared and not self.merge.per_target
-        makers = [*self.local.values(), self.merge, *learning.codec.stages]
-        if learning.attack and learning.attack.local:
-            makers.append(learning.attack.local)
-        unique = list({id(maker): maker for maker in makers}.values())
         cohorts = [
-            Cohort(model, ids, unique, setting.seed, shared=shared, common=set(self.merge.common))
+            Cohort(model, ids, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
             for model, ids in self.models
         ]
         for cohort in cohorts:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hubless.errors import CheckpointError, ConfigError
+from hubless.errors import CheckpointError
 from hubless.learn import keys
 from hubless.learn.context import State
 from hubless.learn.model import Model
@@ -36,16 +36,12 @@ class Cohort:
         else:
             self.rows = torch.stack([model.start(_start_key(seed, 1 + int(peer))) for peer in ids])
         self.state: State = {}
-        self._owner: dict[str, str] = {}
-        self._add(model.state(), "model", alike=shared)
+        self._add(model.state(), alike=shared)
         for maker in makers:
-            self._add(maker.init(model), type(maker).__name__, alike=False)
+            self._add(maker.init(model), alike=False)
 
-    def _add(self, entries: State, owner: str, *, alike: bool) -> None:
+    def _add(self, entries: State, *, alike: bool) -> None:
         for name, value in entries.items():
-            if name in self.state and self._owner[name] != owner:
-                raise ConfigError(f"state: {name!r} is made by both {self._owner[name]} and {owner}; rename one")
-            self._owner[name] = owner
             copies = 1 if alike or (self.shared and name in self.common) else len(self.ids)
             self.state[name] = value.expand(copies, *value.shape).clone()
 
@@ -90,12 +86,8 @@ class Population:
         self.cohort_of = torch.full((n,), -1, dtype=torch.int64)
         self.place = torch.zeros(n, dtype=torch.int64)
         for number, cohort in enumerate(self.cohorts):
-            if bool((self.cohort_of[cohort.ids] >= 0).any()):
-                raise ConfigError(f"cohorts: every one of the {n} peers must be in one cohort, not in two")
             self.cohort_of[cohort.ids] = number
             self.place[cohort.ids] = torch.arange(len(cohort.ids))
-        if bool((self.cohort_of < 0).any()):
-            raise ConfigError(f"cohorts: every one of the {n} peers must be in one cohort")
         self.books: dict[int, Book] = {}
         self.attack_books: dict[int, Book] = {}
         self.excluded: set[int] = set()

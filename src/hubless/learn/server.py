@@ -112,6 +112,7 @@ class Scaffold(Merge):
     vectorised: ClassVar[bool] = True
     phases: ClassVar[tuple[str, ...] | None] = ("down", "up")
     common: ClassVar[tuple[str, ...]] = ("control.common",)
+    needs: ClassVar[tuple[str, ...]] = ("control.change",)
 
     def init(self, model: Model) -> State:
         """The population's variate ``[D]``, alike everywhere."""

@@ -24,10 +24,14 @@ Mechanism = Callable[[float], float]
 
 
 class Gradient:
-    """What a local step descends on. ``ctx.grad`` gives the plain gradient; everything else is built from it."""
+    """What a local step descends on. ``ctx.grad`` gives the plain gradient; everything else is built from it.
+
+    needs: entries of the state that it reads and another part makes
+    """
 
     fusable: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def init(self, model: Model) -> State:
         """Entries of one peer's state that last from round to round."""
@@ -260,6 +264,7 @@ class Merge:
     phases: ClassVar[tuple[str, ...] | None] = None
     role: ClassVar[tuple[str, ...]] = ()
     common: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
     per_target: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
