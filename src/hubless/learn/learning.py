@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hubless.errors import CheckpointError, ConfigError
+from hubless.errors import CheckpointError, ConfigError, did_you_mean
 from hubless.learn.attacks import hostile
 from hubless.learn.codecs import Codec
 from hubless.learn.compatible import compatible, equal_weights, owned
 from hubless.learn.kept import Kept
+from hubless.learn.kernels.choice import KINDS
 from hubless.learn.merges import mean
 from hubless.learn.model import Model
 from hubless.learn.observe import Observer
@@ -77,6 +78,8 @@ class Run:
         self.n = learning.workload.peers
         if learning.rounds < 1:
             raise ConfigError(f"rounds = {learning.rounds}: must be at least 1")
+        if learning.kernel not in (allowed := [*KINDS, "auto"]):
+            raise ConfigError(f"kernel: unknown {learning.kernel!r}; {did_you_mean(learning.kernel, allowed)}")
         if self.setting.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device = 'cuda': this machine or this build of torch has no CUDA; use cpu")
         self.links = Links.of(self.setting.links, seed=self.setting.seed)
