@@ -143,3 +143,20 @@ def test_a_small_anchor_batch_is_warned_about():
 def test_a_model_without_buffers_has_both_states():
     model = Model(lambda: softmax()((1, 8, 8), 10))
     assert AnchorMiner().init(model)["bullseye.mean"].shape == (650,)
+
+
+def test_resuming_goes_on_where_it_stopped():
+    whole, _ = run(rounds=4)
+    experiment = RECIPE.build({"rounds": 4}, "tiny")
+    for record in experiment.records():
+        if record.round == 2:
+            break
+    rest = list(RECIPE.build({"rounds": 4}, "tiny").records(experiment.snapshot()))
+    assert [r.line() for r in rest] == [r.line() for r in whole][-len(rest) :]
+    assert len(rest) == 3
+
+
+def test_peers_may_crash_later_and_messages_be_lost():
+    records, _ = run(rounds=5, faults="crash:2@2,loss:0.2@3-4")
+    assert records[-1].metrics["lost"] > 0
+    assert records[-1].metrics["loss"] < records[1].metrics["loss"]

@@ -95,7 +95,7 @@ class Robustness(Hook):
 class RobustLoss(Hook):
     """The global robust loss of the average model on all training samples, after every round.
 
-    ``L_A(U) = 1/M sum_j l(f_U(A(f_U, x_j, y_j)), y_j)`` (arXiv 2208.03635, section 3)
+    ``L_A(U) = 1/M sum_j l(f_U(A(f_U, x_j, y_j)), y_j)`` (arXiv 2208.03635)
     """
 
     attack: PGD

@@ -80,7 +80,7 @@ def fal(
     trained = replace(attack, size=eps, steps=1 if eps else 0, start=False) if method == "fal-fgsm" else attack
     alone = method == "local-only"
     return Learning(
-        workload=Workload(data, partition, peers, _theory(width) if width else model, samples,
+        workload=Workload(data, partition, peers, two_layers(width) if width else model, samples,
                           frozen=("outer",) if width else ()),
         local=SGD(lr=lr, steps=steps, batch=batch, gradient=Plain() if method == "fedavg" else Adversarial(trained)),
         overlay=Alone() if alone else aggregation(aggregator, participants, weigh="one"),
@@ -113,7 +113,8 @@ class TwoLayers(nn.Module):
         return out
 
 
-def _theory(width: int) -> Model:
+def two_layers(width: int) -> Model:
+    """The theorem's network for any data."""
     return lambda shape, outputs: TwoLayers(width, shape, outputs)
 
 
@@ -158,5 +159,5 @@ claims = [
     Claim("Adversarial training in a population is robust where FedAvg is not, at a small price in clean accuracy.",
           _robust),
     Claim("Robust training loss can be driven down, further in a wider network.", _theorem,
-          paper="some round has robust loss <= eps, given enough width and rounds (theorem 4.1)"),
+          paper="some round has robust loss <= eps, given enough width and rounds (the main result)"),
 ]  # fmt: skip
