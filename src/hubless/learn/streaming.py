@@ -141,6 +141,7 @@ class Streaming:
         honest = list(box.kept.values())
         for peer, m, ctx, s in late:
             sizes[peer] = self._send(box, peer, m, ctx, s, honest)
+        delivery = deliver(step, weather, k, trained)  # those whose numbers blew up sent nothing
         charge(wiring.meter, delivery, sizes[delivery.src], wiring.links)
         for peer, factor in wiring.judged(step, box.kept).items():
             box.weights[peer] *= factor
