@@ -113,6 +113,18 @@ def test_a_failing_peer_exits_with_1_and_its_traceback(hubless, monkeypatch):
     assert "peer 3, round 7: loss is nan" in err
 
 
+def test_a_peer_that_blows_up_is_one_line(hubless, monkeypatch):
+    from hubless.errors import NonFiniteError
+    from hubless.run import runner
+
+    def diverging(*args, **options):
+        raise NonFiniteError("loss is nan", peer=3, round=7)
+
+    monkeypatch.setattr(runner, "run_recipe", diverging)
+    code, _, err = hubless("run", "TOY")
+    assert (code, err.strip()) == (2, "error: peer 3, round 7: loss is nan")
+
+
 def test_interrupting_exits_with_130(hubless, monkeypatch):
     from hubless.run import runner
 

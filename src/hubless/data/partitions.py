@@ -38,7 +38,7 @@ TRIES = 20
 @part("partition", "dirichlet")
 @dataclass(frozen=True)
 class Dirichlet(Partition):
-    """Each class is shared out by Dirichlet(alpha) proportions (Hsu et al. 2019, arXiv 1909.06335).
+    """Each class is shared out by Dirichlet(alpha) proportions (Yurochkin et al. 2019, arXiv 1905.12022).
 
     alpha:    small values give peers few classes; large ones approach iid
     min_size: every peer has at least so many samples. Up to 20 draws are tried (as Li et al. 2021 do); if
