@@ -1,4 +1,4 @@
-"""The engine against plain loops over ``nn.Module``s, ``torch.optim`` and formulas: code that it shares nothing with."""
+"""The engine against plain loops over ``nn.Module``s, ``torch.optim`` and formulas, which share no code with it."""
 
 import copy
 
@@ -119,7 +119,10 @@ def test_steps_on_all_data_count_each_sample_once_whoever_shares_the_chunk():
     [
         (SGD(lr=0.1, steps=3, batch=8, momentum=0.9, keep=True), sgd(0.1, momentum=0.9)),
         (SGD(lr=0.1, steps=3, batch=8, weight_decay=0.05), sgd(0.1, weight_decay=0.05)),
-        (SGD(lr=0.1, steps=2, batch=8, momentum=0.5, weight_decay=0.1, keep=True), sgd(0.1, momentum=0.5, weight_decay=0.1)),
+        (
+            SGD(lr=0.1, steps=2, batch=8, momentum=0.5, weight_decay=0.1, keep=True),
+            sgd(0.1, momentum=0.5, weight_decay=0.1),
+        ),
         (Adam(lr=0.02, steps=3, batch=8, keep=True), lambda p: torch.optim.Adam(p, lr=0.02)),
         (
             Adam(lr=0.02, steps=3, batch=8, beta1=0.8, beta2=0.9, weight_decay=0.1, keep=True),

@@ -86,8 +86,10 @@ MERGES = [
     ServerOpt(rule="adam", lr=0.02), ServerOpt(Median(), rule="yogi", lr=0.02), Scaffold(),
 ]  # fmt: skip
 CODECS = [Codec(), Codec((Nothing(),)), Codec((Delta(), Nothing()))]
-FAULTS = ["", "loss:0.3", "crash:2@2", "crash:aggregator@2", "crash:30%@2-2,loss:0.1", "data:peer=1@1", "straggler:50%x4",
-          "partition:2@2", "link-loss:20%"]  # fmt: skip
+FAULTS = [
+    "", "loss:0.3", "crash:2@2", "crash:aggregator@2", "crash:30%@2-2,loss:0.1", "data:peer=1@1", "straggler:50%x4",
+    "partition:2@2", "link-loss:20%",
+]  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

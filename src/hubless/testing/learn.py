@@ -1,0 +1,225 @@
+"""Conformance of overlays, merges, codecs and attacks, ours and third parties'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hubless.errors import CodecError, MessageError
+from hubless.learn import keys
+from hubless.learn.codecs import Codec
+from hubless.learn.context import Batch, Context, Inbox, Message, State
+from hubless.learn.kernels.loop import Loop
+from hubless.learn.kernels.slope import Session
+from hubless.learn.model import Model
+from hubless.learn.population import leaves
+from hubless.learn.slots import HAND, Attack, Exchange, Merge, Overlay, Reduce, Train, World
+from hubless.parts import make
+
+PEERS = 5
+
+
+def check_overlay(overlay: Overlay, n: int = 7, rounds: int = 4) -> None:
+    """Plans follow from (round, membership, seed); exchanges and roles are declared, edges sorted, peers members."""
+    overlay.check(n, 1)
+    name = type(overlay).__name__
+    assert HAND not in overlay.phases, f"{name}: {HAND!r} is the engine's own exchange; declare only your own in phases"
+    for members in (list(range(n)), [peer for peer in range(n) if peer != 2]):
+        world = World(n, 1, torch.arange(1, n + 1), members, lambda peer: peer != 3)
+        books = overlay.init(world), overlay.init(world)
+        for t in range(1, rounds + 1):
+            plan, again = (overlay.plan(t, world, book) for book in books)
+            assert str(plan) == str(again), (
+                f"{name}: two plans of round {t} differ; draw from keys.fold(world.seed, purpose, t) and nothing else"
+            )
+            for step in plan:
+                if isinstance(step, Train):
+                    _check_train(overlay, step, members)
+                else:
+                    _check_exchange(overlay, step, n)
+            heirs = next((step.dst.tolist() for step in plan if isinstance(step, Exchange) and step.name == HAND), None)
+            for book in books:
+                if heirs is not None:
+                    overlay.handed(heirs, book)
+                json.dumps([value for _, value in leaves(book) if not isinstance(value, Tensor)])
+
+
+def _check_train(overlay: Overlay, step: Train, members: list[int]) -> None:
+    name = type(overlay).__name__
+    assert set(step.roles) <= set(overlay.roles), f"{name}: roles {set(step.roles)} are not declared in `roles`"
+    everyone = [peer for peers in step.roles.values() for peer in peers.tolist()]
+    assert len(everyone) == len(set(everyone)), f"{name}: a peer trains in two roles at once"
+    assert set(everyone) <= set(members), f"{name}: an excluded peer trains; choose among world.members"
+    assert step.after is None or step.after in overlay.phases, f"{name}: after={step.after!r} is no exchange"
+
+
+def _check_exchange(overlay: Overlay, step: Exchange, n: int) -> None:
+    name = f"{type(overlay).__name__}, {step.name!r}"
+    assert step.name in (*overlay.phases, HAND), f"{name}: declare the exchange in `phases`"
+    assert len(step.src) == len(step.dst) == len(step.weight), f"{name}: src, dst and weight must be [E] each"
+    assert step.src.dtype == step.dst.dtype == torch.int64, f"{name}: src and dst must be int64"
+    assert bool((step.dst[1:] >= step.dst[:-1]).all()), f"{name}: edges must be sorted by dst"
+    if len(step.src):
+        ids = torch.cat([step.src, step.dst])
+        assert int(ids.min()) >= 0, f"{name}: a peer id is negative"
+        assert int(ids.max()) < n, f"{name}: a peer id is {n} or more"
+    assert bool((step.weight >= 0).all()), f"{name}: a weight is negative or no number"
+
+
+class _Stage:
+    """Five peers of a small model with states and contexts, for parts that are called by hand."""
+
+    def __init__(self, makers: tuple[Any, ...] = (), extra: Mapping[str, Tensor] | None = None) -> None:
+        self.model = Model(lambda: nn.Linear(4, 3), name="linear")
+        self.W = torch.stack([self.model.start(peer) for peer in range(PEERS)])
+        self.state: State = dict(self.model.state()) | dict(extra or {})
+        for maker in makers:
+            self.state |= maker.init(self.model)
+            self.state |= {name: torch.zeros(self.model.size) for name in getattr(maker, "needs", ())}
+
+    def own(self) -> Batch:
+        x = keys.normal(keys.fold(0, "x"), (8, 4))
+        return Batch(x, torch.arange(8) % 3)
+
+    def context(self, peer: Any, phase: str, kind: str, **more: Any) -> Context:
+        key = keys.fold(7, peer)
+        start = torch.zeros_like(self.W[peer])
+        return Context(
+            t=1, N=PEERS, model=self.model, slope=Session(Loop(self.model)), peer=peer, n=8, steps=2, rate=0.1,
+            phase=phase, kind=kind, key=key, secret=keys.fold(key, "secret"), start=start, own=self.own, **more,
+        )  # fmt: skip
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], within: float = 0.0) -> bool:
+    return list(one) == list(other) and all(
+        one[name].shape == other[name].shape and bool(((one[name] - other[name]).abs() <= within).all()) for name in one
+    )
+
+
+def _copy(m: Mapping[str, Tensor]) -> Message:
+    return {name: value.clone() for name, value in m.items()}
+
+
+def check_merge(merge: Merge | Reduce | str, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Messages and answers have the right shapes, nothing is changed in place, and order does not matter.
+
+    state: entries of a peer's state that other parts make and this merge reads, beside those in ``needs``
+    """
+    subject = make("merge", merge)
+    if isinstance(subject, Reduce):
+        subject = Merge(subject)
+    stage = _Stage((subject,), state)
+    for phase in subject.phases or ("gossip",):
+        kind = subject.kind(phase)
+        assert kind in ("model", "delta", "predictions"), f"kind({phase!r}) is {kind!r}: model, delta or predictions"
+        _check_messages(subject, stage, phase, kind)
+
+
+def _check_messages(merge: Merge, stage: _Stage, phase: str, kind: str) -> None:
+    name, W, s = f"{type(merge).__name__}, {phase!r}", stage.W, stage.state
+    before, kept = W.clone(), _copy(s)
+    to = 0 if merge.per_target else None
+    said = [merge.message(W[i], s, {}, stage.context(i, phase, kind, to=to)) for i in range(PEERS)]
+    again = merge.message(W[0], s, {}, stage.context(0, phase, kind, to=to))
+    assert said[0], f"{name}: an empty message; leave the exchange out of the plan instead"
+    assert _same(said[0], again), f"{name}: two messages of one peer differ; draw from ctx.uniform and nothing else"
+    if merge.vectorised and not merge.plain and not merge.per_target:
+        stacked = merge.message(W, {n: v.expand(PEERS, *v.shape) for n, v in s.items()}, {}, stage.context(
+            torch.arange(PEERS), phase, kind))  # fmt: skip
+        for i in range(PEERS):
+            row = {n: v[i] for n, v in stacked.items()}
+            assert _same(row, said[i], 1e-6), f"{name}: differs on stacked rows; set vectorised = False"
+    for i, m in enumerate(said):
+        merge.accept(i, m, stage.context(0, phase, kind))
+        try:
+            merge.accept(i, {n: v * torch.nan for n, v in m.items()}, stage.context(0, phase, kind))
+        except MessageError:
+            continue
+        raise AssertionError(f"{name}: accept lets numbers pass that are not finite; call super().accept")
+    weights = torch.full((PEERS,), 1 / PEERS)
+    counts = {n: PEERS for m in said for n in m}
+    ctx = stage.context(0, phase, kind, senders=tuple(range(PEERS)), group=tuple(range(PEERS)), counts=counts)
+    got = merge.join(Inbox(ctx.senders, weights, [_copy(m) for m in said]), W[0], s, {}, ctx)
+    back = tuple(reversed(range(PEERS)))
+    turned = merge.join(Inbox(back, weights, [_copy(said[i]) for i in back]), W[0], s, {}, ctx)
+    assert _same(got, turned, 1e-5), f"{name}: the answer depends on the order of the inbox"
+    if merge.reduce.vectorised and not merge.reduce.linear and merge.plain:
+        inbox = {n: torch.stack([m[n] for m in said])[None] for n in said[0]}
+        mapped = torch.vmap(lambda m, v, w: merge.reduce(Inbox((), v, m), w, s, {}, ctx))(inbox, weights[None], W[:1])
+        assert _same({n: v[0] for n, v in mapped.items()}, got, 1e-6), (
+            f"{name}: differs under torch.vmap; set vectorised = False on the reduce"
+        )
+    w, after = merge.apply(W[0], s, {}, got, ctx)
+    assert w.shape == W[0].shape, f"{name}: apply gives a row of shape {tuple(w.shape)}, not {tuple(W[0].shape)}"
+    assert set(after) >= set(s), f"{name}: apply loses entries of the state; return {{**s, ...}}"
+    assert bool(torch.isfinite(w).all()), f"{name}: apply gives numbers that are not finite"
+    assert torch.equal(W, before), f"{name}: changes rows in place; make new tensors"
+    assert _same(s, kept), f"{name}: changes the state in place; return {{**s, name: value}}"
+
+
+def check_codec(codec: Codec | str, *, kind: str = "model") -> None:
+    """A message comes back with its names and shapes, the same twice; damaged bytes raise CodecError.
+
+    Codecs whose single messages mean nothing (``hides``) are checked up to the bytes.
+    """
+    subject: Codec = make("codec", codec)
+    stage = _Stage(subject.stages)
+    ctx = stage.context(1, "up", kind)
+    m = {"w": stage.W[1]}
+    before, kept = _copy(m), _copy(stage.state)
+    data, after = subject.encode(m, stage.state, ctx)
+    assert isinstance(data, bytes), "pack must give bytes"
+    assert data == subject.encode(_copy(m), stage.state, ctx)[0], "two encodings differ; draw from ctx and nothing else"
+    assert _same(m, before), "forward changes the message in place"
+    assert _same(stage.state, kept), "forward changes the state in place; return {**s, name: value}"
+    assert set(after) == set(stage.state), "forward adds or loses entries of the state; make them in init"
+    packed = subject.packer.unpack(data)
+    assert subject.packer.length(packed) == len(data), "length differs from len(pack(m))"
+    if not any(part.hides for part in subject.stages):
+        heard = subject.decode(data, ctx)
+        assert list(heard) == list(m), f"the message comes back with the names {list(heard)}, not {list(m)}"
+        assert heard["w"].shape == m["w"].shape, f"comes back with the shape {tuple(heard['w'].shape)}"
+        assert bool(torch.isfinite(heard["w"]).all()), "comes back with numbers that are not finite"
+    _fuzz(subject, data, ctx)
+
+
+def _fuzz(codec: Codec, data: bytes, ctx: Context) -> None:
+    cuts = sorted({0, 1, 4, 11, 12, 13, len(data) // 2, len(data) - 1})
+    damaged = [data[:cut] for cut in cuts if cut < len(data)] + [data + b"\0", b"\0" * len(data)]
+    spots = torch.randint(len(data), (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    for spot in {*range(min(32, len(data))), *spots}:
+        damaged.append(data[:spot] + bytes([data[spot] ^ 0x10]) + data[spot + 1 :])
+    for number, bad in enumerate(damaged):
+        try:
+            codec.decode(bad, ctx)
+        except CodecError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"damaged bytes ({number}) raise {error!r}; unpack must raise CodecError") from error
+        raise AssertionError(f"damaged bytes ({number}) decode silently; put a checksum before the body")
+
+
+def check_attack(attack: Attack | str | None) -> None:
+    """A lie has the names and shapes of the message, is the same twice, and nothing is changed in place."""
+    subject: Attack | None = make("attack", attack)
+    if subject is None:
+        return
+    name, stage = type(subject).__name__, _Stage()
+    assert subject.sees in ("own", "honest"), f"{name}: sees is {subject.sees!r}: own or honest"
+    honest = [{"w": row} for row in stage.W[1:]] if subject.sees == "honest" else None
+    for kind in ("model", "delta"):
+        ctx, m = stage.context(0, "up", kind), {"w": stage.W[0].clone()}
+        lies = [subject.message(_copy(m), honest, {}, ctx) for _ in range(2)]
+        subject.message(m, honest, {}, ctx)
+        assert torch.equal(m["w"], stage.W[0]), f"{name}: changes the message in place; return a new dict"
+        assert _same(lies[0], lies[1]), f"{name}: two lies differ; draw from ctx.uniform and nothing else"
+        assert list(lies[0]) == list(m), f"{name}: sends the names {list(lies[0])}, not {list(m)}"
+        assert lies[0]["w"].shape == m["w"].shape, f"{name}: sends the shape {tuple(lies[0]['w'].shape)}"
+    x, y = stage.own().x, stage.own().y
+    seen_x, seen_y = subject.data(stage.W[0], x.clone(), y.clone(), {}, stage.context(0, "", "model"))
+    assert len(seen_x) == len(seen_y) == len(x), f"{name}: data must keep the number of samples"
+    assert seen_x.dtype == x.dtype, f"{name}: data changes the type of the inputs to {seen_x.dtype}"

@@ -1,0 +1,28 @@
+"""The examples run, as recipes do."""
+
+from pathlib import Path
+
+import pytest
+
+from hubless.catalogue import find
+from hubless.claims import Result
+from hubless.testing import check_merge, check_recipe
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example(path):
+    assert path.read_text().count("\n") < 70
+    check_recipe(find(path).load())
+
+
+def test_clipping_withstands_what_the_mean_does_not():
+    recipe = find(EXAMPLES[[path.stem for path in EXAMPLES].index("clipped_gossip")]).load()
+    check_merge(recipe.build({}, "tiny").merge)
+    given = dict(attack="sign-flip:2+5:10", peers=8, rounds=12, threads=1, evaluate=12)
+    reached = {}
+    for radius in (0.3, 1e6):  # the second is the mean
+        run = recipe.build({**given, "radius": radius})
+        reached[radius] = Result(recipe.name, {}, list(run.records())).final("accuracy")
+    assert reached[0.3] > reached[1e6] + 0.1, reached
