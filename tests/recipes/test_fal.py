@@ -115,3 +115,11 @@ def test_inputs_outside_the_clipping_range_are_refused():
 
 def test_everyone_is_honest():
     assert hostile(RECIPE.build({}, "tiny").learning.attack, 4, 0) == []
+
+
+def test_weights_start_gaussian_or_as_torch_does():
+    options = dict(lr=1e-12, rounds=1)
+    wide, small = (run(start=start, **options)[1][0] for start in ("gaussian", "torch"))
+    assert wide[: 64 * 16].std() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+    assert small[: 64 * 16].std() == pytest.approx((1 / 3 / 64) ** 0.5, rel=0.1)
+    assert wide[64 * 16 : 64 * 16 + 16].abs().max() < 1e-6

@@ -8,6 +8,10 @@ map into the ball open; here it is projected gradient ascent with a random start
 Robust accuracy is measured in the last round with a stronger attack than the training's, beside the accuracy under
 random noise of the same radius: noise worse than the attack would mean that gradients are masked.
 
+Weights start Gaussian, as in the theory. How far FedAvg falls hangs on that: from torch's default start, several times
+smaller, a network that has trained so shortly stays smooth, FedAvg keeps about 35 % under attack, and the gap to FAL
+shrinks to some 20 points under label skew; those figures are reported, not claimed.
+
 ``width`` takes the network of the theorem: ``f_U(x) = sum_r a_r relu(<u_r, x>)`` with Gaussian start, fixed random
 signs ``a`` (scaled by 1 / sqrt(width)), and only U trained. With enough width some round has a robust training loss
 below any eps, also when data are not IID. The run records that loss on all training data after every round.
@@ -15,12 +19,13 @@ below any eps, also when data are not IID. The run records that loss on all trai
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import wraps
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hubless.claims import Claim, Lab, Row, at_least, at_most, reported
+from hubless.claims import Claim, Lab, Result, Row, at_least, at_most, reported
 from hubless.learn import (
     PGD,
     SGD,
@@ -34,6 +39,7 @@ from hubless.learn import (
     aggregation,
 )
 from hubless.learn.probes import RobustLoss, Robustness
+from hubless.models.zoo import Architecture
 from hubless.options import Count, Data, Model, NonNegative, Partition, Positive, Whole
 from hubless.recipe import recipe
 
@@ -48,6 +54,7 @@ def fal(
     samples: Whole = 4000,
     partition: Partition = "shards:2",
     model: Model = "mlp:128",
+    start: Literal["gaussian", "torch"] = "gaussian",
     width: Whole = 0,
     rounds: Count = 40,
     lr: Positive = 0.1,
@@ -65,6 +72,7 @@ def fal(
 
     Args:
         method: fal, fal-fgsm (one step of the whole radius), fedavg (clean), or local-only (adversarial, alone)
+        start: initial weights: gaussian of variance 2 / inputs, as in the theory, or torch's, several times smaller
         width: hidden units of the theorem's network, in place of model; 0 takes model
         server_lr: step of the aggregator along the mean update
         eps: radius of the ball round a sample, in units of the inputs
@@ -78,10 +86,10 @@ def fal(
     attack = PGD(eps, attack_size, attack_steps, norm, clip=bounds)
     attack.check(torch.from_numpy(data.x))
     trained = replace(attack, size=eps, steps=1 if eps else 0, start=False) if method == "fal-fgsm" else attack
+    network = two_layers(width) if width else gaussian(model) if start == "gaussian" else model
     alone = method == "local-only"
     return Learning(
-        workload=Workload(data, partition, peers, two_layers(width) if width else model, samples,
-                          frozen=("outer",) if width else ()),
+        workload=Workload(data, partition, peers, network, samples, frozen=("outer",) if width else ()),
         local=SGD(lr=lr, steps=steps, batch=batch, gradient=Plain() if method == "fedavg" else Adversarial(trained)),
         overlay=Alone() if alone else aggregation(aggregator, participants, weigh="one"),
         merge=WeightedMean() if alone else ServerOpt(lr=server_lr),
@@ -113,9 +121,25 @@ class TwoLayers(nn.Module):
         return out
 
 
-def two_layers(width: int) -> Model:
+def two_layers(width: int) -> Architecture:
     """The theorem's network for any data."""
     return lambda shape, outputs: TwoLayers(width, shape, outputs)
+
+
+def gaussian(model: Architecture) -> Architecture:
+    """A network whose weights start from N(0, 2 / inputs), and its biases from 0."""
+
+    @wraps(model)
+    def build(shape: tuple[int, ...], outputs: int) -> nn.Module:
+        module = model(shape, outputs)
+        for layer in module.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                nn.init.kaiming_normal_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        return module
+
+    return build
 
 
 presets = {
@@ -125,14 +149,17 @@ presets = {
 }
 
 
-def _points(runs: dict[str, list], metric: str, a: str, b: str) -> list[float]:  # type: ignore[type-arg]
+def _points(runs: dict[str, list[Result]], metric: str, a: str, b: str) -> list[float]:
     return [100 * (x.final(metric) - y.final(metric)) for x, y in zip(runs[a], runs[b], strict=True)]
 
 
 def _robust(lab: Lab) -> Iterable[Row]:
-    for partition, where in (("iid", "IID"), ("shards:2", "two shards a peer")):
-        methods = ("fal", "fedavg") if partition == "iid" else ("fal", "fal-fgsm", "fedavg", "local-only")
-        runs = lab.runs(**{name.replace("-", "_"): dict(method=name, partition=partition) for name in methods})
+    methods = ("fal", "fal-fgsm", "fedavg", "local-only")
+    small = {f"{name}, torch's start": dict(method=name, start="torch") for name in ("fal", "fedavg")}
+    skewed = {**{name: dict(method=name) for name in methods}, **small}
+    even = {name: dict(method=name, partition="iid") for name in ("fal", "fedavg")}
+    for where, arms in (("IID", even), ("two shards a peer", skewed)):
+        runs = lab.runs(**arms)
         gain = _points(runs, "robust_accuracy", "fal", "fedavg")
         yield at_least(f"{where}: robust accuracy of FAL minus FedAvg's", gain, 30, unit="points")
         cost = _points(runs, "accuracy", "fedavg", "fal")
@@ -141,7 +168,7 @@ def _robust(lab: Lab) -> Iterable[Row]:
         yield at_least(f"{where}: accuracy of FAL under noise minus under attack", hidden, 0, unit="points")
         for name, results in runs.items():
             robust = [100 * run.final("robust_accuracy") for run in results]
-            yield reported(f"{where}: robust accuracy of {name.replace('_', '-')}", robust, unit="%")
+            yield reported(f"{where}: robust accuracy of {name}", robust, unit="%")
 
 
 def _theorem(lab: Lab) -> Iterable[Row]:
