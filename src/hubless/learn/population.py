@@ -53,14 +53,14 @@ class Cohort:
     def take(self, at: Tensor) -> tuple[Tensor, State]:
         """Copies of the rows and state at positions ``at [C]`` in the cohort."""
         rows = self.rows.expand(len(at), -1).clone() if self.shared else self.rows[at]
-        return rows, {name: self._of(value, at) for name, value in self.state.items()}
+        return rows, self.entries(at)
 
-    def _of(self, value: Tensor, at: Tensor) -> Tensor:
-        return (
-            value[at]
-            if len(value) == len(self.ids) and not (self.shared and len(value) == 1)
-            else value.expand(len(at), *value.shape[1:]).clone()
-        )
+    def entries(self, at: Tensor) -> State:
+        """Copies of the state at positions ``at [C]``, with what is stored once repeated."""
+        return {
+            name: value[at] if len(value) == len(self.ids) else value.expand(len(at), *value.shape[1:]).clone()
+            for name, value in self.state.items()
+        }
 
     def put(self, at: Tensor, rows: Tensor | None, state: State) -> None:
         """Write back rows (unless shared) and the state that is kept one a peer."""

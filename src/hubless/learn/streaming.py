@@ -97,7 +97,7 @@ class Streaming:
         if wiring.codec.plain:
             size = wiring.codec.length(m)
         else:
-            _, state = self.cohort.take(torch.tensor([hub]))
+            state = self.cohort.entries(torch.tensor([hub]))
             data, fresh = wiring.codec.encode(m, {name: value[0] for name, value in state.items()} | s, ctx)
             size = len(data)
             self._keep(hub, fresh)
@@ -177,11 +177,13 @@ class Streaming:
 
     def _received(self, peers: Tensor, seen: Model, hub: int) -> tuple[Tensor, State]:
         """Rows and state of a chunk after the broadcast; the aggregator keeps what it has itself."""
-        rows, state = self.cohort.take(peers)
-        away = peers != hub
-        rows[away] = seen[0]
-        for name, value in seen[1].items():
-            state[name][away] = value
+        rows, state = seen[0].expand(len(peers), -1).clone(), self.cohort.entries(peers)
+        state |= {name: value.expand(len(peers), *value.shape).clone() for name, value in seen[1].items()}
+        if bool((here := peers == hub).any()):
+            w, s = self._own()
+            rows[here] = w
+            for name, value in s.items():
+                state[name][here] = value
         return rows, state
 
     def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered) -> Visit:
