@@ -26,7 +26,21 @@ from torch import nn
 from hubless.data.dataset import Dataset
 from hubless.data.partition import Partition
 from hubless.errors import NonFiniteError
-from hubless.learn import SGD, Alone, Attack, Codec, Distil, Gossip, Median, Model, Stage, Star, Workload
+from hubless.learn import (
+    SGD,
+    Alone,
+    Attack,
+    Codec,
+    Distil,
+    Gossip,
+    Median,
+    Model,
+    ServerOpt,
+    Stage,
+    Star,
+    Workload,
+    keys,
+)
 from hubless.learn.attacks import SignFlip, hostile
 from hubless.net.topologies import Full, Ring
 
@@ -294,3 +308,29 @@ def test_bytes_are_counted_at_the_sender_and_never_for_oneself():
     assert dead.peers["bytes"] == [0] + [4 * size] * 4
     star = [r for r in build(rounds=1, overlay=Star()).records() if r.kind == "round"][-1]
     assert star.peers["bytes"] == [4 * size] + [size] * 4
+
+
+class Masked(Stage):
+    """Every pair adds and takes away the same mask: the mean of all is right, one message alone means nothing."""
+
+    def forward(self, m, s, ctx):
+        size = m["w"].shape[0]
+        mask = torch.zeros(size)
+        for other in range(ctx.N):
+            if other != ctx.peer:
+                sign = 1 if ctx.peer < other else -1
+                mask += sign * 5 * keys.normal(ctx.pair(ctx.peer, other), (size,))
+        self.seen.append(float(mask.abs().max()))
+        return {"w": m["w"] + mask}, s
+
+    def __init__(self):
+        self.seen = []
+
+
+def test_two_peers_share_a_key_that_changes_by_round_and_stage():
+    one, two = Masked(), Masked()
+    given = dict(overlay=Star(weigh="one"), merge=ServerOpt())
+    one.wants = two.wants = "delta"
+    close(rows(build(**given, codec=Codec((one, two)))), rows(build(**given)), within=1e-4)
+    assert min(one.seen) > 1
+    assert len({*one.seen, *two.seen}) == 2 * 3 * 5

@@ -185,7 +185,6 @@ OBJECTS = {
     "model.groups: bias and 0 more parameters are in no group":
         lambda: Model(lambda: nn.Linear(2, 2), groups={"head": ["weight"]}),
     "model: 0.weight (2,) is no frozen parameter of groups": lambda: GROUPS.freeze({"0.weight": torch.zeros(2)}),
-    "no group 'heat'; did you mean 'head'? allowed: head, trunk": lambda: GROUPS.group("heat"),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,8 @@ class Codec:
 
 def _at(place: int, ctx: Context) -> Context:
     """Two stages of one kind must not draw the same noise."""
-    return replace(ctx, key=keys.fold(ctx.key, "stage", place), secret=keys.fold(ctx.secret, "stage", place))
+    fresh: dict[str, Any] = {name: keys.fold(getattr(ctx, name), "stage", place) for name in ("key", "secret", "pairs")}
+    return replace(ctx, **fresh)
 
 
 @part("codec", "raw")

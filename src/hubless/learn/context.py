@@ -58,6 +58,7 @@ class Context:
     counts:  how many sent each name
     key:     public randomness, folded with (seed, round, peer, k) and in training with the local step
     secret:  randomness that others must not predict
+    pairs:   of what ``pair`` makes the keys that two peers share in this step
     """
 
     t: int
@@ -74,6 +75,7 @@ class Context:
     kind: str = "model"
     key: int | Tensor = 0
     secret: int | Tensor = 0
+    pairs: int | Tensor = 0
     start: Tensor | None = None
     own: Callable[[], Batch] | None = None
     to: int | None = None
@@ -106,7 +108,7 @@ class Context:
 
     def pair(self, a: int, b: int) -> int:
         """A key that two peers share."""
-        shared = keys.fold(self.secret if isinstance(self.secret, int) else 0, "pair", min(a, b), max(a, b))
+        shared = keys.fold(self.pairs, min(a, b), max(a, b))
         assert isinstance(shared, int)
         return shared
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hubless.errors import ConfigError, did_you_mean
+from hubless.errors import ConfigError
 from hubless.learn import keys
 
 Task = Literal["classification", "regression", "language"]
@@ -196,12 +196,6 @@ class Model:
         parts = torch.split(w, list(self.sizes), dim=-1)
         lead = w.shape[:-1]
         return {n: p.reshape(*lead, *shape) for n, p, shape in zip(self.names, parts, self.shapes, strict=True)}
-
-    def group(self, name: str) -> slice:
-        """The slice of a group. Raises ConfigError for an unknown one."""
-        if name not in self.groups:
-            raise ConfigError(f"no group {name!r}; {did_you_mean(name, self.groups)}")
-        return self.groups[name]
 
     def paste(self, w: Tensor, message: Mapping[str, Tensor]) -> Tensor:
         """The row ``[..., D]`` with the groups that the message has replaced."""

@@ -98,7 +98,7 @@ class Wiring:
             more["own"] = partial(self.own, peer)
         return Context(
             t=t, N=self.n, model=model, slope=NoSlope(), k=k, peer=peer, n=self.shards.sizes[peer],
-            key=key, secret=keys.fold(key, "secret"), **more,
+            key=key, secret=keys.fold(key, "secret"), pairs=keys.fold(self.seed, "pair", t, k), **more,
         )  # fmt: skip
 
     def own(self, peer: int) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -72,10 +72,6 @@ class Workload:
         if len(data.y) < self.peers:
             raise ConfigError(f"samples: {len(data.y)} training samples cannot be split among {self.peers} peers")
         return Shards.of(data, partition, self.peers, seed, self.test)
-
-    def among(self, peers: int) -> Workload:
-        """The same work for another number of peers."""
-        return replace(self, peers=peers)
 
 
 class Shards:
