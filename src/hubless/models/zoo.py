@@ -17,7 +17,7 @@ Architecture = Callable[[tuple[int, ...], int], nn.Module]
 def _images(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ConfigError(f"model: {name} takes images [channels, height, width], not samples of shape {shape}")
-    return shape  # type: ignore[return-value]
+    return shape
 
 
 @part("model", "mlp")
