@@ -12,7 +12,7 @@ from hubless.learn.population import Cohort, Population
 from hubless.learn.training import Workers
 from hubless.learn.workload import Shards
 
-LARGE = 2e11  # parameters x samples beyond which a last evaluation keeps to the few samples of the run
+LARGE = 5e10  # parameters x samples beyond which a last evaluation keeps to the few samples of the run
 CROWD = 64  # beyond this many peers, each sees fewer test samples during the run, but at least LEAST
 LEAST = 200
 MANY = 128  # beyond this many peers, a fixed subset is evaluated during the run

@@ -28,13 +28,14 @@ from hubless.learn.wiring import Wiring
 from hubless.learn.workload import Shards, Workload
 from hubless.net.faults import Faults, Weather
 from hubless.net.links import Links
+from hubless.parts import make
 from hubless.run.record import Experiment, Record, Snapshot
 from hubless.run.setting import Setting
 
 
 @dataclass(frozen=True)
 class Learning:
-    """A population that learns: what it works on, and one part for each slot.
+    """A population that learns: what it works on, and one part for each slot; parts may be given by name.
 
     workload: data, partition, number of peers, model
     local:    how a peer trains, or one for each role
@@ -51,9 +52,9 @@ class Learning:
     workload: Workload
     local: Local | Mapping[str, Local]
     overlay: Overlay
-    merge: Merge | Reduce = field(default_factory=mean)
-    codec: Codec = field(default_factory=Codec)
-    attack: Attack | None = None
+    merge: Merge | Reduce | str = field(default_factory=mean)
+    codec: Codec | str = field(default_factory=Codec)
+    attack: Attack | str | None = None
     hooks: tuple[Hook, ...] = ()
     models: Sequence[tuple[Model, Sequence[int]]] | None = None
     rounds: int = 50
@@ -72,7 +73,10 @@ class Run:
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self.merge = Merge(learning.merge) if isinstance(learning.merge, Reduce) else learning.merge
+        merge: Merge | Reduce = make("merge", learning.merge)
+        self.merge = Merge(merge) if isinstance(merge, Reduce) else merge
+        self.codec: Codec = make("codec", learning.codec)
+        self.attack: Attack | None = make("attack", learning.attack)
         self.local = learning.local if isinstance(learning.local, Mapping) else {"train": learning.local}
         self.setting = learning.setting
         self.n = learning.workload.peers
@@ -84,9 +88,9 @@ class Run:
             raise ConfigError("device = 'cuda': this machine or this build of torch has no CUDA; use cpu")
         self.links = Links.of(self.setting.links, seed=self.setting.seed)
         learning.overlay.check(self.n, self.setting.seed)
-        self.hostile = frozenset(hostile(learning.attack, self.n, self.setting.seed))
+        self.hostile = frozenset(hostile(self.attack, self.n, self.setting.seed))
         self.models = self._models()
-        compatible(self.local, learning.overlay, self.merge, learning.codec, learning.attack, learning.hooks,
+        compatible(self.local, learning.overlay, self.merge, self.codec, self.attack, learning.hooks,
                    [model for model, _ in self.models])  # fmt: skip
         for model, _ in self.models:
             owned(model, self._makers)
@@ -98,7 +102,7 @@ class Run:
             aggregator=lambda _: self._aggregator,
         )  # fmt: skip
         self.shards = self._shards()
-        if any(stage.hides for stage in learning.codec.stages):
+        if any(stage.hides for stage in self.codec.stages):
             equal_weights(self._first_plan())
         self._state: _State | None = None
 
@@ -122,10 +126,9 @@ class Run:
     @property
     def _makers(self) -> list[Any]:
         """Parts that have state, each once."""
-        learning = self.learning
-        makers = [*self.local.values(), self.merge, *learning.codec.stages, learning.codec.packer]
-        if learning.attack and learning.attack.local:
-            makers.append(learning.attack.local)
+        makers = [*self.local.values(), self.merge, *self.codec.stages, self.codec.packer]
+        if self.attack and self.attack.local:
+            makers.append(self.attack.local)
         return list({id(maker): maker for maker in makers}.values())
 
     def _edges(self) -> Any:
@@ -155,8 +158,8 @@ class Run:
             cohort.to(setting.device)
         workers = Workers(1 if setting.device == "cuda" else setting.threads)
         wiring = Wiring(
-            Population(cohorts, self.n), self.shards, self.local, learning.overlay, self.merge, learning.codec,
-            learning.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
+            Population(cohorts, self.n), self.shards, self.local, learning.overlay, self.merge, self.codec,
+            self.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
             Meter(torch.zeros(self.n, dtype=torch.float64)), learning.kernel, setting.memory, setting.nonfinite,
         )  # fmt: skip
         runner = Streaming(wiring) if shared else Kept(wiring)

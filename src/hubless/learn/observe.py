@@ -47,7 +47,7 @@ class Observer:
                 if type(run.merge).__name__ == "Merge"
                 else type(run.merge).__name__,
                 "local": ", ".join(f"{type(one).__name__}" for one in run.local.values()),
-                "attack": type(learning.attack).__name__ if learning.attack else "none",
+                "attack": type(run.attack).__name__ if run.attack else "none",
             },
             "parameters": run.models[0][0].size,
             "samples": wiring.shards.sizes.tolist(),

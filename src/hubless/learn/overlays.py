@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -79,12 +80,12 @@ class Alone(Overlay):
 class Gossip(Overlay):
     """Everyone trains, then exchanges with its neighbours ``steps`` times.
 
-    topology: who may talk to whom
+    topology: who may talk to whom, or its name
     steps:    exchanges a round (Q); each costs a message per link
     weights:  rule of the mixing matrix: metropolis, uniform, data-size
     """
 
-    topology: Topology
+    topology: Topology | str
     steps: int = 1
     weights: Any = "metropolis"
     _plans: dict[tuple[Any, ...], Exchange] = field(default_factory=dict, compare=False, repr=False)
@@ -95,18 +96,24 @@ class Gossip(Overlay):
         if self.steps < 1:
             raise ConfigError(f"gossip_steps = {self.steps}: must be at least 1")
 
+    @cached_property
+    def graph(self) -> Topology:
+        """The topology, made from its name if it was given as one."""
+        found: Topology = make("topology", self.topology)
+        return found
+
     def check(self, n: int, seed: int = 0) -> None:
         """The topology must work with n peers."""
-        self.topology.check(n, seed=seed)
+        self.graph.check(n, seed=seed)
 
     def edges(self, n: int, seed: int) -> Edges:
         """The first round's graph."""
-        return self.topology.edges(n, 0, seed)
+        return self.graph.edges(n, 0, seed)
 
     def mixing(self, n: int, seed: int, sizes: Tensor, at: int = 0) -> Mixing:
         """The mixing matrix of the exchange number ``at``, counted from 0 over all rounds."""
         rule = make("weights", self.weights)
-        return mix(self.topology.edges(n, at, seed), rule, sizes=sizes.numpy())
+        return mix(self.graph.edges(n, at, seed), rule, sizes=sizes.numpy())
 
     def plan(self, t: int, world: World, book: Book) -> Plan:
         """Train, then the exchanges; each uses the topology of its own moment."""
@@ -115,7 +122,7 @@ class Gossip(Overlay):
         return (Train({"train": everyone}), *exchanges)
 
     def _exchange(self, at: int, world: World) -> Exchange:
-        period = self.topology.period(world.n)
+        period = self.graph.period(world.n)
         members = () if len(world.members) == world.n else tuple(world.members)
         key = (at % period if period else at, world.n, world.seed, members, world.sizes.numpy().tobytes())
         if key not in self._plans:

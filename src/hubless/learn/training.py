@@ -176,8 +176,7 @@ class Job:
         first = self.shards.start[peers]
         other = [(at, data[peer]) for at, peer in enumerate(peers.tolist()) if peer in data]
         for place, count in batches(key, sizes, self.local):
-            index = self.shards.flat[first[:, None] + place]
-            x, y = self.shards.x[index], self.shards.y[index]
+            x, y = self.shards.pick(self.shards.flat[first[:, None] + place])
             for at, (own_x, own_y) in other:
                 x[at], y[at] = own_x[place[at]], own_y[place[at]]
             yield Batch(x, y, None if count is None else count.to(x.device, torch.float32))

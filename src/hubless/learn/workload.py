@@ -112,6 +112,12 @@ class Shards:
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
+    def pick(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Training samples at ``index [...]``; ``index_select`` is three times as fast as indexing with a matrix."""
+        flat = index.flatten().to(self.x.device)
+        x, y = self.x.index_select(0, flat), self.y.index_select(0, flat)
+        return x.reshape(*index.shape, *x.shape[1:]), y.reshape(*index.shape, *y.shape[1:])
+
     def own(self, peer: int) -> tuple[Tensor, Tensor]:
         """One peer's training set."""
         first, size = int(self.start[peer]), int(self.sizes[peer])
