@@ -68,9 +68,11 @@ class Kept:
         chunks = job.chunks(peers, wiring.workers.count)
 
         def visit(number: int) -> Trained:
-            rows, state = cohort.take(self.population.place[chunks[number]])
-            data = wiring.poison(t, k, cohort.model, chunks[number], rows) if hostile else {}
-            return job.run(chunks[number], rows, state, data)
+            at = self.population.place[chunks[number]]
+            own = cohort.view(at) if job.local.fusable and self._forgets(chunks[number]) else None
+            start = cohort.rows[at] if own is None else own
+            data = wiring.poison(t, k, cohort.model, chunks[number], start) if hostile else {}
+            return job.run(chunks[number], start, cohort.entries(at), data, own)
 
         for done in wiring.workers.map(visit, len(chunks)):
             at = self.population.place[done.peers]
@@ -80,7 +82,12 @@ class Kept:
                 trained[done.peers[~fine]] = False
                 at, done = at[fine], done.only(fine)
             wiring.losses.append(done.losses)
-            cohort.put(at, done.rows, done.state)
+            cohort.put(at, None if done.rows is done.start else done.rows, done.state)
+
+    def _forgets(self, peers: Tensor) -> bool:
+        """Whether nobody needs these peers' rows before training, so that they may be trained in place."""
+        wiring = self.wiring
+        return not wiring.curious and wiring.nonfinite == "stop" and wiring.hostile.isdisjoint(peers.tolist())
 
     def _remember(self, done: Trained) -> None:
         """Rows before training: of everyone where a part may ask, of hostile peers where only the attack does."""

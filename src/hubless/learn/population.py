@@ -55,6 +55,13 @@ class Cohort:
         rows = self.rows.expand(len(at), -1).clone() if self.shared else self.rows[at]
         return rows, self.entries(at)
 
+    def view(self, at: Tensor) -> Tensor | None:
+        """The rows at positions ``at [C]`` themselves, where they lie one after another."""
+        first, count = int(at[0]), len(at)
+        if self.shared or not bool((at == torch.arange(first, first + count)).all()):
+            return None
+        return self.rows[first : first + count]
+
     def entries(self, at: Tensor) -> State:
         """Copies of the state at positions ``at [C]``, with what is stored once repeated."""
         return {

@@ -6,8 +6,9 @@ number of peers, unless a part has to see every message.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class Streaming:
         self.wiring = wiring
         self.cohort = wiring.population.cohorts[0]
         self.model = self.cohort.model
+        self._here = threading.local()
 
     def round(self, t: int, plan: Plan, weather: Weather) -> Outcome:
         """One round."""
@@ -168,8 +170,9 @@ class Streaming:
                 def visit(number: int, job=job, chunks=chunks, hostile=hostile, at=at) -> Visit:  # type: ignore[no-untyped-def]
                     rows, state = self._received(chunks[number], seen, hub)
                     data = wiring.poison(t, at, self.model, chunks[number], rows) if hostile else {}
-                    done = job.run(chunks[number], rows, state, data)
-                    return self._spoke(done, step, t, k, job.role, box)
+                    simple = self._simple(chunks[number], box)
+                    done = job.run(chunks[number], rows, state, data, self._desk(rows) if simple else None)
+                    return self._spoke(done, step, t, k, job.role, box, simple)
 
                 for result in wiring.workers.map(visit, len(chunks)):
                     yield self._settled(result, t, trained)
@@ -177,24 +180,38 @@ class Streaming:
 
     def _received(self, peers: Tensor, seen: Model, hub: int) -> tuple[Tensor, State]:
         """Rows and state of a chunk after the broadcast; the aggregator keeps what it has itself."""
-        rows, state = seen[0].expand(len(peers), -1).clone(), self.cohort.entries(peers)
+        rows, state = seen[0].expand(len(peers), -1), self.cohort.entries(peers)
         state |= {name: value.expand(len(peers), *value.shape).clone() for name, value in seen[1].items()}
         if bool((here := peers == hub).any()):
             w, s = self._own()
-            rows[here] = w
+            rows = torch.where(here[:, None].to(w.device), w, rows) if w is not seen[0] else rows
             for name, value in s.items():
                 state[name][here] = value
         return rows, state
 
-    def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered) -> Visit:
+    def _simple(self, peers: Tensor, box: Gathered) -> bool:
+        """Whether nothing happens to these peers' messages but that they are summed."""
+        wiring = self.wiring
+        plain = wiring.merge.vectorised and wiring.codec.plain and not box.keep
+        return plain and wiring.hostile.isdisjoint(peers.tolist())
+
+    def _desk(self, rows: Tensor) -> Tensor:
+        """Memory of this thread for rows that are summed at once: fresh memory costs more than the copying."""
+        desks: dict[torch.Size, Tensor] = self._here.__dict__.setdefault("desks", {})
+        if rows.shape not in desks:
+            desks[rows.shape] = torch.empty(rows.shape, device=rows.device)
+        return desks[rows.shape]
+
+    def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered, simple: bool) -> Visit:
         """In the worker: messages of the chunk and, where nothing more happens to them, their sums."""
         wiring, merge = self.wiring, self.wiring.merge
         kind = merge.kind(step.name)
         ctx = wiring.context(t, k, self.model, done.peers, phase=step.name, kind=kind, role=role, start=done.start)
         if not merge.vectorised:
             return Visit(done, ctx, None, None)
+        if simple and not bool(done.finite.all()):
+            done, simple = replace(done, rows=done.rows.clone()), False
         said = merge.message(done.rows, done.state, {}, ctx)
-        simple = wiring.codec.plain and not box.keep and not wiring.hostile.intersection(done.peers.tolist())
         return Visit(done, ctx, said, box.partial(done.peers, said) if simple else None)
 
     def _settled(self, visit: Visit, t: int, trained: Tensor) -> Visit:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -81,6 +82,11 @@ class Trained:
     state: State
     losses: Tensor
 
+    @cached_property
+    def finite(self) -> Tensor:
+        """Which peers have finite rows and losses ``[C]``; asked first in the worker, while the rows are in cache."""
+        return (torch.isfinite(self.rows.sum(1)) & torch.isfinite(self.losses)).cpu()
+
     def only(self, keep: Tensor) -> Trained:
         """The peers of a mask ``[C]``."""
         state = {name: value[keep] for name, value in self.state.items()}
@@ -132,13 +138,17 @@ class Job:
         """Whether a chunk's peers must have equally many samples: padding would count in the statistics of a batch."""
         return self.model.mixes and (self.local.epochs is not None or not self.local.batch)
 
-    def run(self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]]) -> Trained:
+    def run(
+        self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]], out: Tensor | None
+    ) -> Trained:
         """Train one chunk from rows ``start [C, D]``; ``data`` replaces the training set of some peers.
+
+        A fused epoch writes the rows afterwards to ``out``, which may be ``start`` itself, or to fresh memory.
 
         Raises PeerError, with the first peer of the chunk and the round, for whatever fails inside.
         """
         try:
-            return self._run(peers, start, state, data)
+            return self._run(peers, start, state, data, out)
         except HublessError:
             raise
         except Exception as error:
@@ -146,7 +156,9 @@ class Job:
             what = f"{type(error).__name__} while {whom} trained: {error}"
             raise PeerError(what, peer=int(peers[0]), round=self.t) from error
 
-    def _run(self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]]) -> Trained:
+    def _run(
+        self, peers: Tensor, start: Tensor, state: State, data: dict[int, tuple[Tensor, Tensor]], out: Tensor | None
+    ) -> Trained:
         sizes = self.shards.sizes[peers]
         key = keys.fold(keys.fold(self.seed, "train", self.t, self.k), peers)
         assert isinstance(key, Tensor)
@@ -155,8 +167,8 @@ class Job:
         session, place = Session(self._kernel(first, len(peers))), start.device
         everything = chain((first,), feed)
         if self.local.fusable:
-            rows = start.clone()
-            moved, losses = session.kernel.epoch(rows, state, everything, self.local.rate(self.t))
+            rows = torch.empty(start.shape, device=place) if out is None else out
+            moved, losses = session.kernel.epoch(start, state, everything, self.local.rate(self.t), rows)
             return Trained(peers, start, rows, {**state, **moved}, losses)
         key = key.to(place)
         context = Context(

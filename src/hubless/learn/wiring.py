@@ -144,7 +144,7 @@ class Wiring:
 
     def sound(self, done: Trained, t: int) -> Tensor:
         """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
-        fine = (torch.isfinite(done.rows.sum(1)) & torch.isfinite(done.losses)).cpu()
+        fine = done.finite
         if not bool(fine.all()):
             for at in torch.nonzero(~fine).flatten().tolist():
                 peer = int(done.peers[at])

@@ -33,8 +33,10 @@ class Kernel(Protocol):
     def input_grad(self, W: Tensor, S: State, batch: Batch) -> Tensor:
         """Each peer's gradient with respect to its ``x``, in evaluation mode; buffers stay as they are."""
 
-    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
-        """Plain SGD over all batches; ``W`` changes in place.
+    def epoch(
+        self, W: Tensor, S: State, batches: Iterable[Batch], lr: float, out: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Plain SGD over all batches; the rows afterwards go to ``out``, or replace ``W`` where there is none.
 
         Returns the state and losses ``[C]``, averaged over the steps in which the peer had samples.
         """

@@ -6,6 +6,7 @@ and keeps activations in place.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
@@ -13,7 +14,17 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Batch, State
-from hubless.learn.kernels.base import Mean, blocks, chunk_losses, join_rows, mean_loss, split_rows, weights, write_rows
+from hubless.learn.kernels.base import (
+    Mean,
+    blocks,
+    chunk_losses,
+    join_rows,
+    mean_loss,
+    parts_of,
+    split_rows,
+    weights,
+    write_rows,
+)
 from hubless.learn.kernels.layers import Layer, UnknownLayerError, layers
 from hubless.learn.model import Model, classification_loss
 
@@ -36,6 +47,7 @@ class Dense:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._here = threading.local()
         chain = [layer for layer in layers(model) if layer.op != "identity"]
         self.flat = bool(chain) and chain[0].op == "flatten"
         # per linear layer: numbers of its weight and bias among the parameters, and the activation after it
@@ -124,9 +136,11 @@ class Dense:
         return self._back(ps, hs, g, lambda i, g, h: None, first=True).view(batch.x.shape)
 
     @torch.no_grad()
-    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
+    def epoch(
+        self, W: Tensor, S: State, batches: Iterable[Batch], lr: float, out: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """See ``Kernel.epoch``."""
-        ps, mean = split_rows(self.model, W), Mean(len(W))
+        ps, mean = self._desk(W), Mean(len(W))
 
         def descend(i: int, g: Tensor, h: Tensor) -> None:
             w, b, _ = self.linear[i]
@@ -139,8 +153,18 @@ class Dense:
             losses, g = self._losses(hs[-1], batch)
             self._back(ps, hs, g, descend)
             mean.add(losses, batch.weight)
-        write_rows(self.model, W, ps)
+        write_rows(self.model, W if out is None else out, ps)
         return S, mean.value()
+
+    def _desk(self, W: Tensor) -> list[Tensor]:
+        """The rows' parameters in tensors that this thread uses again: fresh ones cost more than the copying."""
+        desks: dict[object, list[Tensor]] = self._here.__dict__.setdefault("desks", {})
+        key = (len(W), W.device)
+        if key not in desks:
+            desks[key] = [torch.empty(len(W), *shape, device=W.device) for shape in self.model.shapes]
+        for tensor, part in zip(desks[key], parts_of(self.model, W.detach()), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+        return desks[key]
 
     @torch.no_grad()
     def forward(self, W: Tensor, S: State, x: Tensor, shared: bool = True) -> Tensor:

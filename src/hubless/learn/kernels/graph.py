@@ -125,7 +125,9 @@ class Graph:
         return self._call("input", ps, bs, batch)[0]
 
     @torch.no_grad()
-    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
+    def epoch(
+        self, W: Tensor, S: State, batches: Iterable[Batch], lr: float, out: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """See ``Kernel.epoch``."""
         ps, mean = split_rows(self.model, W), Mean(len(W))
         for batch in batches:
@@ -133,7 +135,7 @@ class Graph:
             losses, *after = self._call("sgd", ps, bs, batch, lr)
             S = moved(self.model, S, bs, after, batch.weight)
             mean.add(losses, batch.weight)
-        write_rows(self.model, W, ps)
+        write_rows(self.model, W if out is None else out, ps)
         return S, mean.value()
 
     @torch.no_grad()

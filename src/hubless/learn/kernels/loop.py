@@ -117,8 +117,11 @@ class Loop:
                 found.append(torch.autograd.grad(loss, x)[0])
         return torch.stack(found)
 
-    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
+    def epoch(
+        self, W: Tensor, S: State, batches: Iterable[Batch], lr: float, out: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """See ``Kernel.epoch``."""
+        W = W if out is None else out.copy_(W)
         steps = list(batches)
         if not steps:
             return S, torch.zeros(len(W))

@@ -201,7 +201,9 @@ class Stacked:
             x = batch.x.detach().requires_grad_()
             return torch.autograd.grad(self._losses(ps, bs, batch._replace(x=x), train=False).sum(), x)[0]
 
-    def epoch(self, W: Tensor, S: State, batches: Iterable[Batch], lr: float) -> tuple[State, Tensor]:
+    def epoch(
+        self, W: Tensor, S: State, batches: Iterable[Batch], lr: float, out: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """See ``Kernel.epoch``."""
         ps, mean = _free(split_rows(self.model, W)), Mean(len(W))
         for batch in batches:
@@ -210,7 +212,7 @@ class Stacked:
                 torch._foreach_add_(ps, found, alpha=-lr)
             mean.add(losses, batch.weight)
         with torch.no_grad():
-            write_rows(self.model, W, ps)
+            write_rows(self.model, W if out is None else out, ps)
         return S, mean.value()
 
     @torch.no_grad()
