@@ -135,12 +135,22 @@ def _conclude(console: Console, folder: Path, results: dict[str, list[Result]], 
         table.add_row(*row.values())
     console.print()
     console.print(table)
-    page = write_comparison(folder, "A hub that dies, and populations that have none", results, rows)
+    heading = "A hub that dies, and populations that have none"
+    page = write_comparison(folder, heading, results, rows, verdict=_verdict(results))
     console.print("\nOne page with the four of them:", highlight=False)
     console.print(f"  {page}", soft_wrap=True, highlight=False)
     console.print("A report for each run, with its topology, data and peers:", highlight=False)
     for arm in ARMS:
         console.print(f"  {folder / arm.name / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _verdict(results: dict[str, list[Result]]) -> str:
+    end = {name: f"{100 * runs[0].final('accuracy'):.0f} %" for name, runs in results.items()}
+    return (
+        f"The hub died in round {HALF}, and its peers stayed at {end['hub']}. With the aggregator's role handed round, "
+        f"the same peers reached {end['rotating']}; with no aggregator at all, {end['gossip']}. "
+        f"A plain average, which believes the hostile peers, ends at {end['gullible']}."
+    )
 
 
 def _row(arm: Arm, result: Result) -> dict[str, str]:

@@ -24,11 +24,14 @@ Rows = Sequence[Comparison | Mapping[str, Any]]
 Curve = Callable[[Result], tuple[Array, Array]]
 
 
-def write_comparison(folder: Path, heading: str, results: Results, rows: Rows, metric: str = "accuracy") -> Path:
+def write_comparison(
+    folder: Path, heading: str, results: Results, rows: Rows, metric: str = "accuracy", verdict: str = ""
+) -> Path:
     """Write ``folder/report.html`` and ``folder/figures/*.png``; returns the page's path.
 
     results: the runs of each arm, one a seed
     rows:    the table: ``Comparison`` rows, or mappings whose keys become the columns
+    verdict: what came out, in plain words; by default which arm ends highest and which lowest
     """
     drawings = folder / "figures"
     drawings.mkdir(parents=True, exist_ok=True)
@@ -40,7 +43,7 @@ def write_comparison(folder: Path, heading: str, results: Results, rows: Rows, m
         title=heading,
         eyebrow="comparison",
         summary=f"{count(len(results), 'arm')}, {count(seeds, 'seed')} each",
-        verdict=_verdict(results, metric),
+        verdict=verdict or _verdict(results, metric),
         tiles=_tiles(results, metric),
         tables=[table] if table.rows else [],
         figures=figures,
