@@ -113,6 +113,11 @@ class Recipe(Schema):
         return self.build(options)
 
     @property
+    def summary(self) -> str:
+        """First line of its module's docstring."""
+        return (sys.modules[self.function.__module__].__doc__ or "").strip().partition("\n")[0]
+
+    @property
     def presets(self) -> dict[str, dict[str, Any]]:
         """Named sets of options; the defaults are the laptop scale."""
         return getattr(sys.modules[self.function.__module__], "presets", {})

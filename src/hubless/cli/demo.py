@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-ROUNDS, HALF = 60, 30
+ROUNDS, DEATH, HALF = 60, 20, 30  # of the run, of the hub, of the crashes
 WORLD: dict[str, Any] = {
     "peers": 64,
     "samples": 12800,
@@ -49,8 +49,8 @@ ARMS = (
     Arm(
         "hub",
         "fedavg",
-        f"one server averages robustly, and dies in round {HALF}: nobody learns any more",
-        {"merge": ROBUST, "faults": f"crash:aggregator@{HALF},{WORLD['faults']}"},
+        f"one server averages robustly, and dies in round {DEATH}: nobody learns any more",
+        {"merge": ROBUST, "faults": f"crash:aggregator@{DEATH},{WORLD['faults']}"},
     ),
     Arm(
         "rotating",
@@ -147,18 +147,18 @@ def _conclude(console: Console, folder: Path, results: dict[str, list[Result]], 
 def _verdict(results: dict[str, list[Result]]) -> str:
     end = {name: f"{100 * runs[0].final('accuracy'):.0f} %" for name, runs in results.items()}
     return (
-        f"The hub died in round {HALF}, and its peers stayed at {end['hub']}. With the aggregator's role handed round, "
-        f"the same peers reached {end['rotating']}; with no aggregator at all, {end['gossip']}. "
+        f"The hub died in round {DEATH}, and its peers stayed at {end['hub']}. With the aggregator's role handed "
+        f"round, the same peers reached {end['rotating']}; with no aggregator at all, {end['gossip']}. "
         f"A plain average, which believes the hostile peers, ends at {end['gullible']}."
     )
 
 
 def _row(arm: Arm, result: Result) -> dict[str, str]:
-    before = [r.metrics["accuracy"] for r in result.records if r.round < HALF and "accuracy" in r.metrics]
+    before = [r.metrics["accuracy"] for r in result.records if r.round <= DEATH and "accuracy" in r.metrics]
     sent = result.final("bytes") / WORLD["peers"] / 1e6
     return {
         "run": arm.name,
-        "before the crashes": f"{100 * before[-1]:.1f} %",
+        f"after round {DEATH}": f"{100 * before[-1]:.1f} %",
         "at the end": f"{100 * result.final('accuracy'):.1f} %",
         "MB a peer": f"{sent:.1f}",
         "what it is": arm.story,

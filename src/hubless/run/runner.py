@@ -67,6 +67,8 @@ def run_recipe(
         spent = time.perf_counter() - begun
         config = {
             "recipe": recipe.name,
+            "system": recipe.system,
+            "summary": recipe.summary,
             "source": absolute(source) if source else source_of(recipe),
             "preset": preset,
             "options": resolved,
