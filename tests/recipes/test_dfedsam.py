@@ -5,7 +5,7 @@ from hubless import catalogue
 from hubless.errors import ConfigError
 from hubless.learn import SAM, SGD, Model
 from hubless.learn.context import Batch, Context
-from hubless.learn.sharpness import largest_curvature
+from hubless.learn.sharpness import climb, largest_curvature
 
 RECIPE = catalogue.find("dfedsam").load()
 
@@ -80,3 +80,10 @@ def test_the_largest_curvature_is_that_of_the_whole_hessian():
 def test_bad_options_are_refused_before_any_work(wrong, said):
     with pytest.raises(ConfigError, match=said):
         RECIPE.build(wrong, "tiny")
+
+
+def test_the_climb_of_a_quadratic_is_known():
+    model = Model(lambda: torch.nn.Linear(1, 1, bias=False), task="regression")
+    x, y = torch.ones(4, 1), torch.zeros(4)
+    # L(w) = w^2, so a step of 0.5 away from w = 2 gives 2.5^2 - 2^2
+    assert climb(model, torch.tensor([2.0]), {}, x, y, 0.5) == pytest.approx(2.25)

@@ -70,7 +70,7 @@ def _print(rows: list[Comparison], metric: str, seeds: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{metric}, {seeds} seeds", title_justify="left")
+    table = Table(title=f"{metric}, seeds: {seeds}", title_justify="left")
     for title in ("arm", "mean", "spread", "difference to the first", "95 % interval"):
         table.add_column(title, justify="left" if title == "arm" else "right", overflow="fold")
     for row in rows:

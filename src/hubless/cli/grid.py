@@ -126,7 +126,7 @@ def _print(plan: Plan, values: Mapping[str, list[float]]) -> None:
 
     from hubless.run.statistics import summarise
 
-    table = Table(title=f"{plan.metric}, {len(plan.seeds)} seeds", title_justify="left")
+    table = Table(title=f"{plan.metric}, seeds: {len(plan.seeds)}", title_justify="left")
     for title in plan.axes:
         table.add_column(title)
     table.add_column("mean", justify="right")

@@ -1,4 +1,4 @@
-"""Sharpness of the average model: the largest curvature of the training loss around it."""
+"""Sharpness of the average model: how fast the loss climbs around it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ SAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class Sharpness(Hook):
-    """The metric ``sharpness`` on the last round: the largest eigenvalue of the Hessian at the average model.
+    """Two metrics on the last round, at the average model; statistics of BatchNorm are the average ones.
 
-    Flat minima have small ones (arXiv 2010.01412, figure 3). Found by power iteration on products of the Hessian with a
-    vector; statistics of BatchNorm are the average ones.
+    ``sharpness``: how much the loss on held-out samples climbs on a step of length ``radius`` along its gradient,
+    ``L(w + radius g / |g|) - L(w)`` (the inner step of arXiv 2010.01412, equation 2).
+    ``curvature``: the largest eigenvalue of the Hessian of the training loss (figure 3 there), by power iteration.
 
     x, y:       training samples ``[M, ...]`` of the whole population
     iterations: products of the Hessian with a vector
+    radius:     length of the step
     """
 
     x: Tensor
     y: Tensor
     iterations: int = 20
+    radius: float = 0.5
 
     @staticmethod
     def of(workload: Workload, seed: int, iterations: int = 20) -> Sharpness:
@@ -49,7 +52,20 @@ class Sharpness(Hook):
         rows, state = mean_row(cohort, members)
         w, s = rows[0], {name: value[0] for name, value in state.items()}
         start = keys.normal(keys.fold(0, "sharpness"), tuple(w.shape), w.device)
-        return {"sharpness": largest_curvature(cohort.model, w, s, self.x, self.y, start, self.iterations)}
+        held = view.shards.test_x[:SAMPLES], view.shards.test_y[:SAMPLES]
+        return {
+            "sharpness": climb(cohort.model, w, s, *held, self.radius),
+            "curvature": largest_curvature(cohort.model, w, s, self.x, self.y, start, self.iterations),
+        }
+
+
+def climb(model: Model, w: Tensor, s: State, x: Tensor, y: Tensor, radius: float) -> float:
+    """``L(w + radius g / |g|) - L(w)`` for the mean loss L on samples ``[M, ...]`` and its gradient g at ``w [D]``."""
+    leaf = w.detach().clone().requires_grad_()
+    loss = model.loss(model.forward(leaf, x, s), y).mean()
+    (g,) = torch.autograd.grad(loss, leaf)
+    above = model.loss(model.forward(w + radius * g / g.norm().clamp_min(1e-12), x, s), y).mean()
+    return float(above.detach() - loss.detach())
 
 
 def largest_curvature(model: Model, w: Tensor, s: State, x: Tensor, y: Tensor, start: Tensor, iterations: int) -> float:
