@@ -10,6 +10,7 @@ clients, C = 0.1 of them a round, target 97 % for the 2NN and 99 % for the CNN:
     CNN, E = 5, B = 10   20 rounds   Table 2, row E = 5, B = 10, IID; Table 1, row C = 0.1, says 18 for the same setting
     2NN, E = 5, B = 10   no figure: Table 1 has the 2NN at E = 1 only, and Table 2 has only the CNN
 
+These figures were taken from two public transcriptions of the tables, not from the paper itself.
 The paper reports its best learning rate of a grid for each row without naming it, makes the curve monotonic (best
 accuracy so far), and interpolates linearly between rounds; we do the last two, and take the rate as an option.
 """
