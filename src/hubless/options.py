@@ -27,6 +27,7 @@ __all__ = [
     "Part",
     "Partition",
     "Positive",
+    "Privacy",
     "Probability",
     "Topology",
     "Weights",
@@ -56,6 +57,7 @@ Model = Annotated[Any, Part("model")]
 Merge = Annotated[Any, Part("merge")]
 Attack = Annotated[Any, Part("attack")]
 Codec = Annotated[Any, Part("codec")]
+Privacy = Annotated[Any, Part("privacy")]
 
 STANDARD: dict[str, str] = {
     "peers": "number of peers",
@@ -72,9 +74,10 @@ STANDARD: dict[str, str] = {
     "batch": "samples in a local mini-batch",
     "steps": "local steps a round",
     "epochs": "passes over a peer's own data a round",
-    "merge": "how a peer joins what it received: mean, median, trimmed-mean:0.2, ...",
-    "attack": "what hostile peers do: none, sign-flip:20%, ...",
-    "codec": "how a message becomes bytes: raw, ...",
+    "merge": "how a peer joins what it received: mean, median, trimmed-mean:0.2, krum, foolsgold, ...",
+    "attack": "what hostile peers do: none, sign-flip:20%, label-flip:20%, alie:20%, backdoor:20%, ...",
+    "codec": "how a message becomes bytes: raw, float16, top-k:0.05+zstd, fedzip:0.05, ...",
+    "privacy": "what protects a peer's data: none, dp-sgd:CLIP:NOISE, local:CLIP:NOISE, central:CLIP:NOISE",
     "participants": "peers that train in a round; 0 means all",
     "aggregator": "who holds the aggregator role: star pins it to one peer, rotating hands it on",
     "server": "optimiser on the mean update: sgd, momentum, adam, yogi, adagrad",

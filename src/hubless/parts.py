@@ -28,12 +28,14 @@ HOMES: dict[str, tuple[str, ...]] = {
     "overlay": ("hubless.learn.overlays",),
     "merge": ("hubless.learn.merges", "hubless.learn.server"),
     "attack": ("hubless.learn.attacks",),
-    "codec": ("hubless.learn.codecs",),
+    "codec": ("hubless.learn.codecs", "hubless.learn.privacy", "hubless.learn.secure"),
+    "privacy": ("hubless.learn.privacy",),
     "gradient": ("hubless.learn.gradients",),
 }
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 _registry: dict[str, dict[str, Callable[..., Any]]] = {}
+_joiners: dict[str, Callable[..., Any]] = {}
 
 
 def part(kind: str, name: str) -> Callable[[Factory], Factory]:
@@ -44,6 +46,16 @@ def part(kind: str, name: str) -> Callable[[Factory], Factory]:
         if name in known and known[name].__qualname__ != factory.__qualname__:
             raise ConfigError(f"{kind}: the name {name!r} is taken by {known[name].__qualname__}")
         known[name] = factory
+        return factory
+
+    return register
+
+
+def joins(kind: str) -> Callable[[Factory], Factory]:
+    """Register the function that makes one part of several of a kind, written ``a:1+b:2``."""
+
+    def register(factory: Factory) -> Factory:
+        _joiners[kind] = factory
         return factory
 
     return register
@@ -68,7 +80,8 @@ def parts(kind: str) -> dict[str, Callable[..., Any]]:
 def make(kind: str, spec: Any, *, where: str = "") -> Any:
     """The part that ``spec`` describes; anything but text is taken to be the part itself.
 
-    ``spec`` is ``name``, ``name:value:value`` or ``name:key=value``; ``where`` names the option in errors.
+    ``spec`` is ``name``, ``name:value:value`` or ``name:key=value``, and for kinds that can be joined (codecs) several
+    of them with ``+`` in between; ``where`` names the option in errors.
     Raises ConfigError for an unknown name, a wrong value or a wrong number of values.
     """
     if not isinstance(spec, str):
@@ -76,6 +89,8 @@ def make(kind: str, spec: Any, *, where: str = "") -> Any:
     where = where or kind
     name, *values = spec.split(":")
     known = parts(kind)
+    if "+" in spec and kind in _joiners:
+        return _joiners[kind](*(make(kind, one, where=where) for one in spec.split("+")))
     if name not in known:
         raise ConfigError(f"{where}: unknown {kind} {name!r}; {did_you_mean(name, known)}")
     factory = known[name]

@@ -67,11 +67,13 @@ def equal_weights(plan: Plan) -> None:
 
 
 def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[Hook]) -> None:
-    if not any(stage.hides for stage in codec.stages):
+    if not codec.hides:
         return
     needs = None
     if not merge.reduce.linear:
         needs = type(merge.reduce).__name__
+    elif type(merge).join is not Merge.join:
+        needs = type(merge).__name__
     elif attack is not None and attack.sees == "honest":
         needs = type(attack).__name__
     elif judges := [hook for hook in hooks if hook.needs_messages]:

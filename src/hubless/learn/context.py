@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class Context:
     to:      the receiver (messages made per target only)
     group:   the planned senders of this inbox; ``senders`` those that arrived
     counts:  how many sent each name
+    memory:  what the receiver keeps of this sender, for codecs that remember; to be changed in place
     key:     public randomness, folded with (seed, round, peer, k) and in training with the local step
     secret:  randomness that others must not predict
     pairs:   of what ``pair`` makes the keys that two peers share in this step
@@ -82,6 +83,7 @@ class Context:
     group: tuple[int, ...] = ()
     senders: tuple[int, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def data(self) -> Batch:

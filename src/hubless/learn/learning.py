@@ -20,6 +20,7 @@ from hubless.learn.merges import mean
 from hubless.learn.model import Model
 from hubless.learn.observe import Observer
 from hubless.learn.population import Cohort, Population, leaves, tree
+from hubless.learn.privacy import Privacy
 from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Plan, Reduce, World
 from hubless.learn.streaming import Streaming
 from hubless.learn.training import Workers
@@ -43,6 +44,7 @@ class Learning:
     merge:    what peers say and what they make of it
     codec:    how a message becomes bytes
     attack:   what hostile peers do
+    privacy:  what protects the peers' data; it fills or wraps the other slots
     hooks:    judges, ledgers, accountants, extra metrics
     models:   cohorts of different shapes, ``[(model, peer ids), ...]``, in place of the workload's model
     rounds:   rounds of a whole run
@@ -55,6 +57,7 @@ class Learning:
     merge: Merge | Reduce | str = field(default_factory=mean)
     codec: Codec | str = field(default_factory=Codec)
     attack: Attack | str | None = None
+    privacy: Privacy | str = "none"
     hooks: tuple[Hook, ...] = ()
     models: Sequence[tuple[Model, Sequence[int]]] | None = None
     rounds: int = 50
@@ -72,7 +75,9 @@ class Run:
     """A ``Learning`` under a setting: checked at once, built when its records are asked for."""
 
     def __init__(self, learning: Learning) -> None:
-        self.learning = learning
+        self.asked = learning
+        privacy: Privacy = make("privacy", learning.privacy)
+        self.learning = learning = privacy.protect(learning)
         merge: Merge | Reduce = make("merge", learning.merge)
         self.merge = Merge(merge) if isinstance(merge, Reduce) else merge
         self.codec: Codec = make("codec", learning.codec)
@@ -102,7 +107,7 @@ class Run:
             aggregator=lambda _: self._aggregator,
         )  # fmt: skip
         self.shards = self._shards()
-        if any(stage.hides for stage in self.codec.stages):
+        if self.codec.hides:
             equal_weights(self._first_plan())
         self._state: _State | None = None
 
@@ -113,7 +118,7 @@ class Run:
 
     def under(self, setting: Setting) -> Experiment:
         """The same experiment under other house options."""
-        return self.learning.under(setting)
+        return self.asked.under(setting)
 
     def _models(self) -> list[tuple[Model, Tensor]]:
         if self.learning.models is None:
@@ -139,6 +144,8 @@ class Run:
         shards = self.learning.workload.shards(self.setting.seed)
         for model, _ in self.models:
             model.check(shards.test_x, shards.test_y, len(shards.data.classes))
+        if self.attack is not None:
+            self.attack.check(len(shards.data.classes), tuple(shards.x.shape[1:]))
         return shards.to(self.setting.device)
 
     def _first_plan(self) -> Plan:
@@ -149,7 +156,7 @@ class Run:
     def _build(self) -> _State:
         setting, learning = self.setting, self.learning
         shared = learning.overlay.shared and len(self.models) == 1 and self.merge.share is None
-        shared = shared and not self.merge.per_target
+        shared = shared and not (self.merge.per_target or self.codec.hides or self.codec.remembers)
         cohorts = [
             Cohort(model, ids, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
             for model, ids in self.models

@@ -194,11 +194,20 @@ class Overlay:
 
 
 class Stage:
-    """One step from message to bytes and back, for one message."""
+    """One step from message to bytes and back, for one message.
+
+    wants:     only applied to messages of that kind
+    gives:     what kind of message it makes of one; None: the same
+    sums:      ``inverse`` also works on a sum of integers, and gives the mean
+    hides:     one message alone means nothing; ``inverse`` gets the sum of all that arrived in one inbox
+    remembers: ``inverse`` reads and writes ``ctx.memory``, what this receiver keeps of this sender
+    """
 
     wants: ClassVar[str | None] = None
+    gives: ClassVar[str | None] = None
     sums: ClassVar[bool] = False
     hides: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
     def init(self, model: Model) -> State:
@@ -210,7 +219,7 @@ class Stage:
         return m, s
 
     def inverse(self, m: Message, count: int, ctx: Context) -> Message:
-        """Back again at the receiver; one message, or a sum of ``count`` where ``sums``."""
+        """Back again at the receiver: one message, or the mean of ``count`` from their sum where ``sums``."""
         return m
 
     def mechanism(self) -> Mechanism | None:
@@ -235,7 +244,10 @@ class Packer(Stage):
 
 
 class Reduce:
-    """What an inbox amounts to. ``linear`` is true of the weighted mean alone."""
+    """What an inbox amounts to. ``linear`` is true of the weighted mean alone.
+
+    A reduce that reads ``book``, ``ctx.data``, the senders' ids or ``ctx.start`` sets ``vectorised`` to False.
+    """
 
     linear: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
@@ -246,6 +258,10 @@ class Reduce:
 
     def check(self, inbox_size: int) -> None:
         """Raise ConfigError when an inbox of that size can never be reduced."""
+
+    def mechanism(self) -> Mechanism | None:
+        """Renyi divergence per use as a function of alpha, where what the aggregator publishes is private."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -308,12 +324,21 @@ class Merge:
 
 @dataclass(frozen=True)
 class Attack:
-    """What hostile peers do instead; ``peers`` is a share of the population or explicit ids."""
+    """What hostile peers do instead; ``peers`` is a share of the population or explicit ids.
+
+    sees:  ``own``, or ``honest`` to be shown the honest messages of the exchange
+    joint: hostile peers are one attacker: they share one book
+    local: another objective, for these peers only
+    """
 
     peers: float | tuple[int, ...] = 0.0
 
     sees: ClassVar[str] = "own"
+    joint: ClassVar[bool] = False
     local: ClassVar[Local | None] = None
+
+    def check(self, classes: int, shape: tuple[int, ...]) -> None:
+        """Raise ConfigError when the attack cannot work on such data; ``shape`` is that of one input."""
 
     def data(self, w: Tensor, x: Tensor, y: Tensor, book: Book, ctx: Context) -> tuple[Tensor, Tensor]:
         """Their training data, before training, with the model just received."""
@@ -322,6 +347,14 @@ class Attack:
     def message(self, m: Message, honest: list[Message] | None, book: Book, ctx: Context) -> Message:
         """What they send instead of ``m``."""
         return m
+
+    def goal(self, x: Tensor, y: Tensor, book: Book) -> tuple[Tensor, Tensor] | None:
+        """Test samples as the attacker would have them, and the labels that it wants for them; None: no such goal.
+
+        ``x [M, ...]`` and ``y [M]`` are clean; samples that have the wanted label anyway are left out. The share of
+        what comes back that honest peers label as wanted is the attack's success.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hubless.learn.codecs import Codec
 from hubless.learn.context import Batch, Context, Message
 from hubless.learn.model import Model
 from hubless.learn.population import Population
-from hubless.learn.slots import Attack, Exchange, Hook, Local, Merge, Overlay, Train
+from hubless.learn.slots import Attack, Book, Exchange, Hook, Local, Merge, Overlay, Train
 from hubless.learn.training import Job, Trained, Workers
 from hubless.learn.wire import Meter
 from hubless.learn.workload import Shards
@@ -139,8 +139,13 @@ class Wiring:
         found = {}
         for at, peer in enumerate(peers.tolist()):
             ctx = self.context(t, k, model, peer)
-            found[peer] = self.attack.data(rows[at], *self.shards.own(peer), self.population.attack_book(peer), ctx)
+            found[peer] = self.attack.data(rows[at], *self.shards.own(peer), self.book_of(peer), ctx)
         return found
+
+    def book_of(self, peer: int) -> Book:
+        """A hostile peer's own memory; that of one attacker where they are one."""
+        joint = self.attack is not None and self.attack.joint
+        return self.population.attack_book(min(self.hostile) if joint else peer)
 
     def sound(self, done: Trained, t: int) -> Tensor:
         """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
@@ -161,4 +166,4 @@ class Wiring:
         """What a hostile peer sends instead."""
         assert self.attack is not None
         assert isinstance(ctx.peer, int)
-        return self.attack.message(m, honest, self.population.attack_book(ctx.peer), ctx)
+        return self.attack.message(m, honest, self.book_of(ctx.peer), ctx)

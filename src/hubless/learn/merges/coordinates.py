@@ -1,9 +1,8 @@
-"""Merges: what peers say to each other, and what an inbox amounts to."""
+"""Robust merges that work coordinate by coordinate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,29 +11,6 @@ from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.slots import Book, Merge, Reduce
 from hubless.parts import part
-
-
-@dataclass(frozen=True)
-class WeightedMean(Reduce):
-    """The mean with the plan's weights, name by name, over those who sent that name."""
-
-    linear: ClassVar[bool] = True
-    vectorised: ClassVar[bool] = False
-
-    def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
-        """Names whose weights sum to 0 are left out."""
-        means = {}
-        for name in inbox.names:
-            weight = inbox.weight(name)
-            if (total := weight.sum()) > 0:
-                means[name] = torch.einsum("m,m...->...", (weight / total).to(torch.float32), inbox.stack(name))
-        return means
-
-
-@part("merge", "mean")
-def mean(share: tuple[str, ...] | None = None) -> Merge:
-    """The mean with the plan's weights (mixing weights, or data sizes)."""
-    return Merge(WeightedMean(), share)
 
 
 @dataclass(frozen=True)
@@ -101,45 +77,3 @@ def median() -> Merge:
 def trimmed_mean(trim: float = 0.2) -> Merge:
     """The coordinate-wise mean without a share at each end."""
     return Merge(TrimmedMean(trim))
-
-
-@dataclass(frozen=True)
-class Distil(Merge):
-    """Predictions on public inputs are averaged, and every peer takes steps towards the average.
-
-    What crosses between peers is ``predictions [P, C]`` (logits), so their models may differ in shape.
-
-    public: inputs ``[P, ...]`` that every peer holds
-    steps:  gradient steps on the mean squared distance between own and average logits
-    lr:     learning rate of these steps
-    """
-
-    reduce: Reduce = field(default_factory=WeightedMean)
-    public: Tensor | None = None
-    steps: int = 5
-    lr: float = 0.1
-
-    vectorised: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.public is None:
-            raise ConfigError("merge.public: Distil needs the public inputs that every peer predicts on")
-
-    def kind(self, phase: str) -> str:
-        """Predictions, which may cross cohorts."""
-        return "predictions"
-
-    def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
-        """Logits on the public inputs."""
-        assert self.public is not None
-        return {"predictions": ctx.model.forward(w, self.public, s).detach()}
-
-    def apply(self, w: Tensor, s: State, book: Book, got: Message, ctx: Context) -> tuple[Tensor, State]:
-        """Descend towards the average logits."""
-        assert self.public is not None
-        for _ in range(self.steps):
-            leaf = w.detach().requires_grad_()
-            gap = (ctx.model.forward(leaf, self.public, s) - got["predictions"]).square().mean()
-            (g,) = torch.autograd.grad(gap, leaf)
-            w = w - self.lr * g
-        return w, s

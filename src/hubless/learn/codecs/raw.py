@@ -1,21 +1,18 @@
-"""Codecs: from message to bytes and back."""
+"""Tensors as they are: the packer that every pipeline may end with."""
 
 from __future__ import annotations
 
 import json
 import struct
 import zlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from hubless.errors import CodecError, ConfigError
-from hubless.learn import keys
-from hubless.learn.context import Context, Message, State
-from hubless.learn.slots import Packer, Stage
-from hubless.parts import part
+from hubless.errors import CodecError
+from hubless.learn.context import Message
+from hubless.learn.slots import Packer
 
 MAGIC = b"hub1"
 TYPES = {torch.float32: "f4", torch.float64: "f8", torch.int64: "i8", torch.int32: "i4", torch.uint8: "u1"}
@@ -69,56 +66,3 @@ class Raw(Packer):
         if at != len(data):
             raise CodecError(f"raw: {len(data) - at} bytes too many")
         return m
-
-
-@dataclass(frozen=True)
-class Codec:
-    """Stages in order, then a packer; each stage sees the messages of the kind it wants."""
-
-    stages: tuple[Stage, ...] = ()
-    packer: Packer = field(default_factory=Raw)
-
-    @property
-    def plain(self) -> bool:
-        """Whether messages pass unchanged, so that only their length matters."""
-        return not self.stages and type(self.packer) is Raw
-
-    def check(self, kinds: dict[str, str], merge: str) -> None:
-        """Raise ConfigError when a stage wants a kind of message that the merge never sends."""
-        for stage in self.stages:
-            if stage.wants and stage.wants not in kinds.values():
-                raise ConfigError(
-                    f"codec: {type(stage).__name__} takes a {stage.wants}, but merge {merge} sends {kinds};"
-                    " use merge=ServerOpt() or another codec"
-                )
-
-    def encode(self, m: Message, s: State, ctx: Context) -> tuple[bytes, State]:
-        """The message as bytes, and the sender's state."""
-        for place, stage in enumerate(self.stages):
-            if stage.wants in (None, ctx.kind):
-                m, s = stage.forward(m, s, _at(place, ctx))
-        return self.packer.pack(m), s
-
-    def decode(self, data: bytes, ctx: Context) -> Message:
-        """The message as the receiver sees it. Raises CodecError."""
-        m = self.packer.unpack(data)
-        for place, stage in reversed(list(enumerate(self.stages))):
-            if stage.wants in (None, ctx.kind):
-                m = stage.inverse(m, 1, _at(place, ctx))
-        return m
-
-    def length(self, m: Message) -> int:
-        """Bytes of a message that passes unchanged."""
-        return self.packer.length(m)
-
-
-def _at(place: int, ctx: Context) -> Context:
-    """Two stages of one kind must not draw the same noise."""
-    fresh: dict[str, Any] = {name: keys.fold(getattr(ctx, name), "stage", place) for name in ("key", "secret", "pairs")}
-    return replace(ctx, **fresh)
-
-
-@part("codec", "raw")
-def raw() -> Codec:
-    """Tensors as they are: 4 bytes a parameter."""
-    return Codec()

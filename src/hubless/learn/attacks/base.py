@@ -13,7 +13,7 @@ from hubless.learn.slots import Attack, Book
 from hubless.parts import part
 
 
-def _share(text: str, where: str) -> float | tuple[int, ...]:
+def share(text: str, where: str) -> float | tuple[int, ...]:
     """``20%`` or ``peer=3+7`` as a share or explicit ids."""
     try:
         if text.endswith("%"):
@@ -77,4 +77,4 @@ class SignFlip(Attack):
 @part("attack", "sign-flip")
 def sign_flip(peers: str = "20%", scale: float = 1.0) -> SignFlip:
     """A share of the peers (or ids such as 3+7) sends its update with the sign turned."""
-    return SignFlip(_share(peers, "attack.peers"), scale)
+    return SignFlip(share(peers, "attack.peers"), scale)

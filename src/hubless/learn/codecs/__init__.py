@@ -1,0 +1,6 @@
+"""Codecs: from message to bytes and back, in stages."""
+
+from hubless.learn.codecs.pipeline import Codec, join
+from hubless.learn.codecs.raw import Raw
+
+__all__ = ["Codec", "Raw", "join"]

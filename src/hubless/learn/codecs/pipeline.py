@@ -1,0 +1,104 @@
+"""A codec: stages in order, then a packer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hubless.errors import ConfigError
+from hubless.learn import keys
+from hubless.learn.codecs.raw import Raw
+from hubless.learn.context import Context, Message, State
+from hubless.learn.slots import Packer, Stage
+from hubless.parts import joins, part
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Stages in order, then a packer; each stage sees the messages of the kind it wants."""
+
+    stages: tuple[Stage, ...] = ()
+    packer: Packer = field(default_factory=Raw)
+
+    @property
+    def plain(self) -> bool:
+        """Whether messages pass unchanged, so that only their length matters."""
+        return not self.stages and type(self.packer) is Raw
+
+    def check(self, kinds: dict[str, str], merge: str) -> None:
+        """Raise ConfigError when a stage wants a kind of message that the merge never sends."""
+        for place, stage in enumerate(self.stages):
+            known = {self._kinds(kind)[place] for kind in kinds.values()}
+            if stage.wants and stage.wants not in known:
+                raise ConfigError(
+                    f"codec: {type(stage).__name__} takes a {stage.wants}, but merge {merge} sends {kinds};"
+                    " put the stage delta before it, or use merge=ServerOpt() or another codec"
+                )
+
+    @property
+    def hides(self) -> bool:
+        """Whether single messages mean nothing."""
+        return any(stage.hides for stage in self.stages)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether receivers must keep something of every sender."""
+        return any(stage.remembers for stage in self.stages)
+
+    def _kinds(self, kind: str) -> list[str]:
+        """What kind of message each stage sees."""
+        found = []
+        for stage in self.stages:
+            found.append(kind)
+            if stage.wants in (None, kind):
+                kind = stage.gives or kind
+        return found
+
+    def _steps(self, ctx: Context) -> list[tuple[Stage, Context]]:
+        """Stages that apply to messages of this kind, each with a context of its own."""
+        kinds = self._kinds(ctx.kind)
+        return [
+            (stage, _at(place, replace(ctx, kind=kind)))
+            for place, (stage, kind) in enumerate(zip(self.stages, kinds, strict=True))
+            if stage.wants in (None, kind)
+        ]
+
+    def encode(self, m: Message, s: State, ctx: Context) -> tuple[bytes, State]:
+        """The message as bytes, and the sender's state."""
+        for stage, own in self._steps(ctx):
+            m, s = stage.forward(m, s, own)
+        return self.packer.pack(m), s
+
+    def decode(self, data: bytes, ctx: Context) -> Message:
+        """The message as the receiver sees it. Raises CodecError."""
+        m = self.packer.unpack(data)
+        for stage, own in reversed(self._steps(ctx)):
+            m = stage.inverse(m, 1, own)
+        return m
+
+    def length(self, m: Message) -> int:
+        """Bytes of a message that passes unchanged."""
+        return self.packer.length(m)
+
+
+def _at(place: int, ctx: Context) -> Context:
+    """Two stages of one kind must not draw the same noise."""
+    fresh: dict[str, Any] = {name: keys.fold(getattr(ctx, name), "stage", place) for name in ("key", "secret", "pairs")}
+    return replace(ctx, **fresh)
+
+
+@part("codec", "raw")
+def raw() -> Codec:
+    """Tensors as they are: 4 bytes a parameter."""
+    return Codec()
+
+
+@joins("codec")
+def join(*codecs: Codec) -> Codec:
+    """One pipeline of several; the packer is the last one that is not ``Raw``."""
+    stages = tuple(stage for codec in codecs for stage in codec.stages)
+    packers = [codec.packer for codec in codecs if type(codec.packer) is not Raw]
+    if len(packers) > 1:
+        names = " and ".join(type(packer).__name__ for packer in packers)
+        raise ConfigError(f"codec: {names} both make the bytes; keep one of them")
+    return Codec(stages, packers[0] if packers else Raw())
