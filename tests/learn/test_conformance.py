@@ -39,17 +39,18 @@ from hubless.learn import (
     TrimmedMean,
     WeightedMean,
 )
+from hubless.learn.ring import AllReduce, RingMean
 from hubless.learn.slots import Exchange
 from hubless.net.topologies import Ring
 from hubless.parts import make, parts
 
 OVERLAYS = [
     Alone(), Gossip(Ring()), Gossip(make("topology", "erdos-renyi:0.4"), 2), Star(), Star(3, "one"), Rotating(3),
-    Rotating(copies=3), Scheduled(((1, Alone()), (2, Gossip(Ring())))),
+    AllReduce(), Gossip(Ring(), tolerance=0.1), Rotating(copies=3), Scheduled(((1, Alone()), (2, Gossip(Ring())))),
 ]  # fmt: skip
 MERGES = [
     WeightedMean(), TrimmedMean(0.3), ServerOpt(rule="yogi"), ServerOpt(TrimmedMean(), rule="adagrad"), Scaffold(),
-    Distil(public=torch.ones(2, 4)),
+    Distil(public=torch.ones(2, 4)), RingMean(),
 ]  # fmt: skip
 GRADIENTS = [
     Plain(), SAM(0.1), Proximal(0.5), ControlVariate(), RecursiveVR(), Adversarial(PGD(0.1, 0.05, clip=None)),

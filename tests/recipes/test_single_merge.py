@@ -128,3 +128,48 @@ def test_recomputed_statistics_forget_how_they_began():
 def test_bad_options_are_refused_before_any_work(wrong, said):
     with pytest.raises(ConfigError, match=said):
         RECIPE.build(wrong, "tiny")
+
+
+def test_an_all_reduce_ring_gives_the_exact_average_for_two_rows_a_peer():
+    ring, gossip = run(final="all-reduce", rate=0.0), run(rate=0.0)
+    assert torch.allclose(ring[1]["cohort.0/rows"], gossip[1]["cohort.0/rows"], atol=1e-6)
+    full, cheap = (curve("bytes", records)[-1] for records in (gossip[0], ring[0]))
+    assert 2 / 6 < cheap / full < 2 / 6 * 1.25  # 2 (n - 1) / n rows against n - 1, and a header a piece
+    assert curve("messages", ring[0])[-1] == 6 * 2 * 5
+
+
+def test_a_ring_closes_over_the_living_and_resets_momentum():
+    records, tensors = run(final="all-reduce", rate=0.0, momentum=0.5, faults="crash:peer=2@4")
+    living = [peer for peer in range(6) if peer != 2]
+    rows = tensors["cohort.0/rows"][living]
+    assert float((rows - rows.mean(0)).abs().max()) < 1e-6
+    assert curve("messages", records)[-1] == 5 * 2 * 4
+    assert not bool(tensors["cohort.0/state/momentum"][living].any())
+
+
+def test_a_ring_that_loses_messages_leaves_means_of_peers():
+    rows = run(final="all-reduce", rate=0.0, faults="loss:0.3")[1]["cohort.0/rows"]
+    before = run(point=1.0, rate=0.0)[1]["cohort.0/rows"]
+    assert bool((rows <= before.max(0).values + 1e-5).all())
+    assert bool((rows >= before.min(0).values - 1e-5).all())
+    assert float(rows.var(0).sum()) < float(before.var(0).sum())
+
+
+@pytest.mark.parametrize(("tolerance", "least"), [(0.5, 1), (0.01, 4)])
+def test_a_tolerance_asks_for_as_many_exchanges_as_the_spectral_gap_says(tolerance, least):
+    records = run(dense="ring", tolerance=tolerance, rate=0.0)[0]
+    sent = curve("messages", records)
+    exchanges = (sent[3] - sent[2]) / 12
+    lonely = curve("consensus", run(point=1.0, rate=0.0)[0])[3]
+    assert exchanges >= least
+    assert curve("consensus", records)[3] <= tolerance**2 * lonely * 1.001  # consensus is a squared distance
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(final="all-reduce", merge="median"), dict(final="all-reduce", attack="sign-flip:20%"),
+     dict(final="all-reduce", model="cnn-bn"), dict(tolerance=0.5, dense="edges:missing.txt")],
+)  # fmt: skip
+def test_a_final_average_that_cannot_be_had_is_refused(options):
+    with pytest.raises(ConfigError):
+        RECIPE.build(options, "tiny")

@@ -56,6 +56,7 @@ class Context:
     to:      the receiver (messages made per target only)
     group:   the planned senders of this inbox; ``senders`` those that arrived
     counts:  how many sent each name
+    part:    which piece of its row the peer is to say, and of how many (exchanges that are planned in parts)
     memory:  what the receiver keeps of this sender, for codecs that remember; to be changed in place
     key:     public randomness, folded with (seed, round, peer, k) and in training with the local step
     secret:  randomness that others must not predict
@@ -83,6 +84,7 @@ class Context:
     group: tuple[int, ...] = ()
     senders: tuple[int, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    part: tuple[int, int] = (0, 1)
     memory: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -49,8 +49,14 @@ class Moment:
             start = cohort.rows[int(self.wiring.population.place[peer])]
         return self.wiring.context(
             self.t, self.k, cohort.model, peer, phase=self.exchange.name, kind=self.kind,
-            role=self.roles.get(peer, "train"), start=start, **more,
+            role=self.roles.get(peer, "train"), start=start, part=self._part(peer), **more,
         )  # fmt: skip
+
+    def _part(self, peer: int) -> tuple[int, int]:
+        if self.exchange.part is None:
+            return 0, 1
+        mine = self.exchange.part[self.exchange.src == peer]
+        return (int(mine[0]) if len(mine) else 0), self.exchange.parts
 
     def message(self, peer: int, to: int | None = None) -> Message:
         """What a peer says, before any attack."""

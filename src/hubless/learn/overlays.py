@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil, log
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.slots import HAND, Book, Chatter, Exchange, Overlay, Plan, Train, World
-from hubless.net.mixing import Mixing, mix
+from hubless.net.mixing import Mixing, mix, spectral_gap
 from hubless.net.topologies import Edges, Topology
 from hubless.parts import make
+
+MOST = 10_000  # exchanges a round
 
 
 class Roles(Protocol):
@@ -80,21 +83,27 @@ class Alone(Overlay):
 class Gossip(Overlay):
     """Everyone trains, then exchanges with its neighbours ``steps`` times.
 
-    topology: who may talk to whom, or its name
-    steps:    exchanges a round (Q); each costs a message per link
-    weights:  rule of the mixing matrix: metropolis, uniform, data-size
+    topology:  who may talk to whom, or its name
+    steps:     exchanges a round (Q); each costs a message per link
+    weights:   rule of the mixing matrix: metropolis, uniform, data-size
+    tolerance: share of the disagreement that a round may leave, in place of ``steps``: as many exchanges as the
+               spectral gap asks for, ``log(tolerance) / log(1 - gap)``, which every peer can work out alone
     """
 
     topology: Topology | str
     steps: int = 1
     weights: Any = "metropolis"
+    tolerance: float = 0.0
     _plans: dict[tuple[Any, ...], Exchange] = field(default_factory=dict, compare=False, repr=False)
+    _counts: dict[tuple[Any, ...], int] = field(default_factory=dict, compare=False, repr=False)
 
     phases = ("gossip",)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"gossip_steps = {self.steps}: must be at least 1")
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(f"tolerance = {self.tolerance:g}: must be in [0, 1); 0 takes gossip_steps")
 
     @cached_property
     def graph(self) -> Topology:
@@ -118,8 +127,25 @@ class Gossip(Overlay):
     def plan(self, t: int, world: World, book: Book) -> Plan:
         """Train, then the exchanges; each uses the topology of its own moment."""
         everyone = torch.tensor(world.members, dtype=torch.int64)
-        exchanges = tuple(self._exchange((t - 1) * self.steps + q, world) for q in range(self.steps))
-        return (Train({"train": everyone}), *exchanges)
+        count = self.exchanges(world)
+        return (Train({"train": everyone}), *(self._exchange((t - 1) * count + q, world) for q in range(count)))
+
+    def exchanges(self, world: World) -> int:
+        """How many a round. Raises ConfigError when no number of them would do."""
+        if not self.tolerance:
+            return self.steps
+        key = (world.n, world.seed, world.sizes.numpy().tobytes())
+        if key not in self._counts:
+            rule = make("weights", self.weights)
+            gap = spectral_gap(self.graph, world.n, rule, sizes=world.sizes.numpy(), seed=world.seed)
+            most = log(self.tolerance) / log(1 - gap) if 0 < gap < 1 else 1 - gap
+            if gap <= 0 or most > MOST:
+                raise ConfigError(
+                    f"tolerance = {self.tolerance:g}: the spectral gap of {self.topology} is {gap:.2g}, so that more"
+                    f" than {MOST} exchanges would be needed"
+                )
+            self._counts[key] = max(1, ceil(most))
+        return self._counts[key]
 
     def _exchange(self, at: int, world: World) -> Exchange:
         period = self.graph.period(world.n)

@@ -145,7 +145,8 @@ class Exchange:
     """A step of the plan: messages from ``src [E]`` to ``dst [E]``, sorted by destination.
 
     ``weight [E]`` is non-negative and normalised over what arrives. ``collect`` marks work handed to an aggregator:
-    only peers that trained in this round send.
+    only peers that trained in this round send. ``part [E]`` says, to merges that send parts, which of ``parts`` equal
+    pieces of its row the sender of an edge is to say; it may say one piece an exchange.
     """
 
     name: str
@@ -153,6 +154,8 @@ class Exchange:
     dst: Tensor
     weight: Tensor
     collect: bool = False
+    part: Tensor | None = None
+    parts: int = 1
 
 
 Plan = tuple[Train | Exchange, ...]

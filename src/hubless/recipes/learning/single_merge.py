@@ -7,8 +7,9 @@ best spent last. ``point`` and ``width`` place the dense window, in shares of th
 with ``point1``, and its windows); the default window is the last round alone, the single merge.
 
 Dense rounds gossip on ``dense``: the full graph, where one exchange is the exact average, or any other with several
-``gossip_steps``. A window closes with the merge proper: BatchNorm statistics are computed anew after averaging, and
-momentum, which is never sent, starts from zero. ``post_merge_rounds`` gossip on ``dense`` without training.
+``gossip_steps``, or with as many as a ``tolerance`` needs. The last of them may be an all-reduce on a ring (``final``).
+A window closes with the merge proper: BatchNorm statistics are computed anew after averaging, and momentum, which is
+never sent, starts from zero. ``post_merge_rounds`` gossip on ``dense`` without training.
 
 Paper: ResNet-18 on Tiny ImageNet, 32 peers, 100 steps a round, 300 rounds, rate 0.2, window after 0.997 of them. As in
 the official code, peers have equally much data and their own class proportions, drawn from Dirichlet(0.1): ``mixture``.
@@ -19,11 +20,13 @@ averaging. Statistics come from a common loader there; here from each peer's own
 
 from collections.abc import Iterable
 from math import floor
+from typing import Literal
 
 from hubless.claims import Claim, Lab, Result, Row, at_least, at_most, reported
 from hubless.errors import ConfigError
 from hubless.learn import SGD, Alone, Gossip, Learning, Local, Overlay, Scheduled, Workload
 from hubless.learn.merging import SETTLE, Closing, Mergeability, Settle, Untrained
+from hubless.learn.ring import AllReduce, RingMean
 from hubless.net.topologies import RandomRate
 from hubless.options import (
     Attack,
@@ -51,6 +54,8 @@ def single_merge(
     width: Fraction = 0.0,
     dense: Topology = "full",
     gossip_steps: Count = 1,
+    tolerance: Fraction = 0.0,
+    final: Literal["gossip", "all-reduce"] = "gossip",
     post_merge_rounds: Whole = 0,
     data: Data = "mnist",
     samples: Whole = 6400,
@@ -77,6 +82,8 @@ def single_merge(
         width: share of the rounds that the window lasts; 0 lasts to the end
         dense: who talks to whom in the window and after the last training round
         gossip_steps: exchanges in a dense round; 1 on the full graph is the exact average
+        tolerance: share of the disagreement that a dense round may leave, in place of gossip_steps; 0 takes those
+        final: how the last dense round averages: gossip on dense, or an exact all-reduce on a ring of all who answer
         post_merge_rounds: further rounds of dense gossip without training
         batch: samples in a local mini-batch; 0 takes all of a peer's data
         momentum: momentum of the local optimiser; it lasts from round to round and is not sent
@@ -90,13 +97,24 @@ def single_merge(
     statistics = bool(workload.network().buffers)
     repairs = statistics or (reset and momentum > 0)
     sparse = Gossip(RandomRate(rate), weights="uniform") if rate else Alone()
-    crowded = Gossip(dense, gossip_steps, "uniform")
-    closing = Closing(dense, gossip_steps, "uniform", statistics=statistics) if repairs else crowded
+    crowded = Gossip(dense, gossip_steps, "uniform", tolerance)
+    closing: Overlay = crowded
+    if final == "all-reduce":
+        if statistics:
+            raise ConfigError(
+                "single-merge.final = 'all-reduce': a ring leaves BatchNorm's statistics alone; use gossip"
+            )
+        if attack is not None or not (merge.plain and merge.reduce.linear and merge.share is None):
+            raise ConfigError("single-merge.final = 'all-reduce': a ring adds up means; it needs merge mean, no attack")
+        merge = RingMean()
+        closing = AllReduce(SETTLE if repairs else "")
+    elif repairs:
+        closing = Closing(dense, gossip_steps, "uniform", tolerance, statistics=statistics)
     stages: list[tuple[int, Overlay]] = [(1, sparse)]
     if window := _window(rounds, point, width):
         first, last = window
         stages += [(first, crowded), (last, closing), (last + 1, sparse)]
-    stages.append((rounds + 1, Untrained(dense, gossip_steps, "uniform")))
+    stages.append((rounds + 1, Untrained(dense, gossip_steps, "uniform", tolerance)))
     sgd = SGD(lr, steps, batch=batch, decay=decay, weight_decay=weight_decay, momentum=momentum, keep=True)
     settle: Local = Settle(batch, calibration if statistics else 1, reset)
     return Learning(
