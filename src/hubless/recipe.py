@@ -123,6 +123,11 @@ class Recipe(Schema):
         return getattr(sys.modules[self.function.__module__], "presets", {})
 
     @property
+    def sweep(self) -> dict[str, Any]:
+        """What ``hubless grid`` sweeps unless told otherwise: ``axes``, options with their values, and ``metrics``."""
+        return getattr(sys.modules[self.function.__module__], "sweep", {})
+
+    @property
     def claims(self) -> list[Claim]:
         """What ``hubless verify`` checks."""
         return getattr(sys.modules[self.function.__module__], "claims", [])

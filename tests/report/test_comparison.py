@@ -56,7 +56,7 @@ def test_grid_with_a_third_option(tmp_path: Path) -> None:
     cells = {(i, j, k): [0.1 * len(i), 0.2] for i in x for j in y for k in ("ring", "grid")}
     cells["none", "mean", "ring"] = [0.95, 0.97]
     del cells["sign-flip", "mean", "grid"]
-    html = text_of(write_grid(tmp_path, "fedavg", "attack", x, "merge", y, cells, "accuracy", further=["topology"]))
+    html = text_of(write_grid(tmp_path, "fedavg", "attack", x, "merge", y, {"accuracy": cells}, further=["topology"]))
     assert "accuracy, topology = ring" in html
     assert "accuracy, topology = grid" in html
     assert "highest accuracy is 96.0 %, with attack = none, merge = mean, topology = ring" in html
@@ -66,6 +66,6 @@ def test_grid_with_a_third_option(tmp_path: Path) -> None:
 
 def test_grid_of_one_option_and_nothing_finite(tmp_path: Path) -> None:
     cells = {(rho, ""): [math.nan] for rho in (0.0, 0.1)}
-    html = text_of(write_grid(tmp_path, "dfedsam", "rho", [0.0, 0.1], "", [""], cells, "loss"))
+    html = text_of(write_grid(tmp_path, "dfedsam", "rho", [0.0, 0.1], "", [""], {"loss": cells}))
     assert "No run has the metric loss" in html
     assert html.count("<svg") == 1

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from hubless import catalogue
 from hubless.cli import arguments, sweeps
 from hubless.errors import ConfigError, DataError
 from hubless.run.folder import replace_text
+
+if TYPE_CHECKING:
+    from hubless.claims import Result
 
 app = typer.Typer(add_completion=False)
 FILE = "grid.json"
@@ -25,15 +28,16 @@ FILE = "grid.json"
 class Plan:
     """A sweep, as its folder keeps it.
 
-    axes:  options with the values they sweep over
-    given: options that every run has
+    axes:    options with the values they sweep over
+    given:   options that every run has
+    metrics: what the maps show
     """
 
     recipe: str
     axes: dict[str, list[Any]]
     given: dict[str, Any]
     seeds: list[int]
-    metric: str
+    metrics: list[str]
     preset: str | None
 
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -49,11 +53,12 @@ def grid(
         list[str] | None,
         typer.Argument(
             metavar="NAME --OPTION VALUE,VALUE...",
-            help="A recipe, and options with one or several values; free text is swept by repeating its option.",
+            help="A recipe, and options with one or several values; free text is swept by repeating its option."
+            " A recipe may have a sweep of its own, for options that are not given.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell.")] = 1,
-    metric: Annotated[str, typer.Option(help="What the maps show, such as accuracy, loss, bytes.")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="What the maps show: accuracy, loss, bytes, or several.")] = "",
     preset: Annotated[str | None, typer.Option(help="A named set of options under the given ones.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of page and runs; by default runs/grid-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
@@ -77,6 +82,8 @@ def _plan(names: list[str], rest: list[str], count: int, metric: str, preset: st
         raise ConfigError("grid takes one recipe: hubless grid NAME --OPTION VALUE,VALUE...")
     entry = catalogue.find(names[0])
     values = arguments.values(entry.name, entry.schema().options, rest)
+    own = entry.load().sweep
+    values |= {name: list(given) for name, given in own.get("axes", {}).items() if name not in values}
     if len(values.get("seed", [])) > 1:
         raise ConfigError(f"{entry.name}.seed: seeds are repetitions, no axis; say --seed FIRST --seeds COUNT")
     axes = {name: given for name, given in values.items() if len(given) > 1}
@@ -84,7 +91,8 @@ def _plan(names: list[str], rest: list[str], count: int, metric: str, preset: st
         raise ConfigError(f"{entry.name}: no option has several values; try --topology ring,grid")
     fixed = {name: given[0] for name, given in values.items() if len(given) == 1}
     span, given = arguments.seeds(count, fixed)
-    plan = Plan(sweeps.source(entry), axes, given, list(span), metric, preset)
+    metrics = metric.split(",") if metric else list(own.get("metrics", ["accuracy"]))
+    plan = Plan(sweeps.source(entry), axes, given, list(span), metrics, preset)
     for cell in plan.arms().values():
         entry.resolve({**given, **cell}, preset)
     return plan
@@ -108,30 +116,45 @@ def _run(plan: Plan, folder: Path, jobs: int) -> None:
     typer.echo(f"{len(arms)} cells, {len(plan.seeds)} seeds each; if it is interrupted: {again}", err=True)
     with LocalLab(plan.recipe, plan.seeds, plan.given, preset=plan.preset, jobs=jobs, keep=folder) as lab:
         results = lab.runs(**arms)
-    values = {label: [run.final(plan.metric) for run in runs] for label, runs in results.items()}
+    values = {metric: _values(metric, results) for metric in plan.metrics}
     _print(plan, values)
     x, *rest = plan.axes
     y, *further = rest or [""]
-    cells = {
-        (cell[x], cell.get(y, ""), *(cell[name] for name in further)): values[label] for label, cell in arms.items()
-    }
+    places = {label: (cell[x], cell.get(y, ""), *(cell[name] for name in further)) for label, cell in arms.items()}
+    cells = {metric: {places[label]: seen for label, seen in found.items()} for metric, found in values.items()}
     name = next(iter(results.values()))[0].recipe
-    typer.echo(write_grid(folder, name, x, plan.axes[x], y, plan.axes.get(y, [""]), cells, plan.metric, further))
+    typer.echo(write_grid(folder, name, x, plan.axes[x], y, plan.axes.get(y, [""]), cells, further))
 
 
-def _print(plan: Plan, values: Mapping[str, list[float]]) -> None:
+def _values(metric: str, results: Mapping[str, list[Result]]) -> dict[str, list[float]]:
+    """The metric's last value in every run; runs that do not have it stay out. Raises DataError when none has it."""
+    found = {
+        label: [run.final(metric) for run in runs]
+        for label, runs in results.items()
+        if all(any(metric in record.metrics for record in run.records) for run in runs)
+    }
+    if not found:
+        next(iter(results.values()))[0].final(metric)
+    return found
+
+
+def _print(plan: Plan, values: Mapping[str, Mapping[str, list[float]]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from hubless.run.statistics import summarise
 
-    table = Table(title=f"{plan.metric}, seeds: {len(plan.seeds)}", title_justify="left")
+    table = Table(title=f"{', '.join(values)}; seeds: {len(plan.seeds)}", title_justify="left")
     for title in plan.axes:
         table.add_column(title)
-    table.add_column("mean", justify="right")
-    table.add_column("spread", justify="right")
+    for metric in values:
+        table.add_column("mean" if len(values) == 1 else metric, justify="right")
+        table.add_column("spread", justify="right")
     for label, cell in plan.arms().items():
-        summary = summarise(values[label])
-        table.add_row(*(escape(str(v)) for v in cell.values()), f"{summary.mean:.4g}", f"{summary.spread:.2g}")
+        words = [escape(str(value)) for value in cell.values()]
+        for found in values.values():
+            summary = summarise(found[label]) if label in found else None
+            words += [f"{summary.mean:.4g}", f"{summary.spread:.2g}"] if summary else ["–", ""]
+        table.add_row(*words)
     Console().print(table)

@@ -1,10 +1,10 @@
-"""The page of a sweep: heat maps of a metric over two options, one map for every choice of the further ones."""
+"""The page of a sweep: heat maps of metrics over two options, one map for every choice of the further ones."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +27,51 @@ def write_grid(
     x_values: Sequence[Any],
     y_name: str,
     y_values: Sequence[Any],
-    cells: Cells,
-    metric: str,
+    cells: Mapping[str, Cells],
     further: Sequence[str] = (),
 ) -> Path:
     """Write ``folder/report.html`` and ``folder/figures/*.png``; returns the page's path.
 
-    cells:   values, one a seed, by (x, y) or by (x, y, value of each further option); a missing cell stays empty
+    cells:   for every metric, values, one a seed, by (x, y) or by (x, y, value of each further option); a missing cell
+             stays empty
     further: names of swept options beyond the two axes; every combination of their values gets a map
 
-    With one swept option only, ``y_name`` is ``""`` and ``y_values`` is ``[""]``. All maps share one scale.
+    With one swept option only, ``y_name`` is ``""`` and ``y_values`` is ``[""]``. All maps of a metric share one scale.
     """
     drawings = folder / "figures"
     drawings.mkdir(parents=True, exist_ok=True)
+    axes = ((x_name, x_values), (y_name, y_values))
+    names = [name for name in (x_name, y_name, *further) if name]
+    figures = [drawn for metric, found in cells.items() for drawn in _maps(drawings, metric, found, axes, further)]
+    places = {key for found in cells.values() for key in found}
+    seeds = max((len(values) for found in cells.values() for values in found.values()), default=0)
+    page = Page(
+        title=heading,
+        eyebrow="sweep",
+        summary=f"{' × '.join(names)}: {count(len(places), 'cell')}, {count(seeds, 'seed')} each",
+        verdict=" ".join(_verdict(metric, found, (x_name, y_name, *further)) for metric, found in cells.items()),
+        figures=figures,
+        appendix=[_listing(found, (x_name, y_name, *further), metric) for metric, found in cells.items()],
+    )
+    return publish(page, folder / "report.html")
+
+
+def _maps(
+    drawings: Path,
+    metric: str,
+    cells: Cells,
+    axes: tuple[tuple[str, Sequence[Any]], tuple[str, Sequence[Any]]],
+    further: Sequence[str],
+) -> Iterator[Drawn]:
+    (x_name, x_values), (y_name, y_values) = axes
     means = {key: _mean(values) for key, values in cells.items()}
+    spread = {key: _spread(values) for key, values in cells.items()}
     known = [value for value in means.values() if math.isfinite(value)]
-    bounds = (min(known), max(known)) if known else None
-    figures = []
     with ink.styled():
         for k, rest in enumerate(dict.fromkeys(key[2:] for key in cells)):
-            name = f"map-{k + 1}"
+            name = f"{metric}-map-{k + 1}"
             where = ", ".join(f"{option} = {value}" for option, value in zip(further, rest, strict=True))
-            label = f"{metric.replace('_', ' ')}, {where}" if where else metric.replace("_", " ")
+            label = ", ".join(text for text in (metric.replace("_", " "), where) if text)
             figure = heat(
                 x_values,
                 y_values,
@@ -56,22 +79,11 @@ def write_grid(
                 unit=metric,
                 xlabel=x_name,
                 ylabel=y_name,
-                spread=_table(x_values, y_values, {key: _spread(v) for key, v in cells.items()}, rest),
-                bounds=bounds,
+                spread=_table(x_values, y_values, spread, rest),
+                bounds=(min(known), max(known)) if known else None,
             )
             reading = "A cell is the mean over its seeds, with the standard deviation where there are several."
-            figures.append(Drawn(kebab(name), label, reading, ink.save(figure, name, label, drawings)))
-    seeds = max((len(values) for values in cells.values()), default=0)
-    names = [name for name in (x_name, y_name, *further) if name]
-    page = Page(
-        title=heading,
-        eyebrow="sweep",
-        summary=f"{' × '.join(names)}: {count(len(cells), 'cell')}, {count(seeds, 'seed')} each",
-        verdict=_verdict(means, (x_name, y_name, *further), metric),
-        figures=figures,
-        appendix=[_listing(cells, (x_name, y_name, *further), metric)],
-    )
-    return publish(page, folder / "report.html")
+            yield Drawn(kebab(name), label, reading, ink.save(figure, kebab(name), label, drawings))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -93,8 +105,8 @@ def _place(key: tuple[Any, ...], names: Sequence[str]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in zip(names, key, strict=True) if name)
 
 
-def _verdict(means: Mapping[tuple[Any, ...], float], names: Sequence[str], metric: str) -> str:
-    known = {key: value for key, value in means.items() if math.isfinite(value)}
+def _verdict(metric: str, cells: Cells, names: Sequence[str]) -> str:
+    known = {key: _mean(values) for key, values in cells.items() if math.isfinite(_mean(values))}
     if not known:
         return f"No run has the metric {metric}."
     high, low = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
@@ -110,4 +122,4 @@ def _listing(cells: Cells, names: Sequence[str], metric: str) -> Table:
     for key, values in cells.items():
         spread = measured(metric, _spread(values)) if len(values) > 1 else "–"
         rows.append([*(str(key[i]) for i in shown), measured(metric, _mean(values)), spread])
-    return Table("All cells", [*(names[i] for i in shown), "mean", "spread"], rows)
+    return Table(f"All cells: {metric.replace('_', ' ')}", [*(names[i] for i in shown), "mean", "spread"], rows)

@@ -64,7 +64,7 @@ def number(value: Any) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is shown in per cent."""
-    return "accuracy" in metric and not metric.endswith("std")
+    return ("accuracy" in metric or "success" in metric) and not metric.endswith("std")
 
 
 def measured(metric: str, value: float) -> str:
