@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from hubless.errors import ConfigError
 from hubless.learn.codecs import Codec
 from hubless.learn.model import Model
-from hubless.learn.slots import HAND, Attack, Exchange, Hook, Local, Merge, Overlay, Plan
+from hubless.learn.slots import DOWN, HAND, Attack, Exchange, Hook, Local, Merge, Overlay, Plan, Reduce
 
 
 def compatible(
@@ -64,6 +66,14 @@ def equal_weights(plan: Plan) -> None:
             raise ConfigError(
                 f"codec: secure sums need equal weights, but {step.name!r} has several; use Star(weigh='one')"
             )
+
+
+def large_enough(plan: Plan, reduce: Reduce) -> None:
+    """Raise ConfigError when some peer plans to hear from too few senders for what the reduce asks."""
+    for step in plan:
+        if isinstance(step, Exchange) and step.name not in (HAND, DOWN):
+            for size in sorted({*torch.bincount(step.dst[step.weight > 0]).tolist()} - {0}):
+                reduce.check(size)
 
 
 def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[Hook]) -> None:

@@ -145,6 +145,18 @@ class Inbox:
             return torch.stack([m[name] for m in self._messages if name in m])
         return self._messages[name]
 
+    def shape(self, name: str) -> torch.Size:
+        """The shape of one sender's tensor."""
+        if isinstance(self._messages, list):
+            return next(m[name].shape for m in self._messages if name in m)
+        return self._messages[name].shape[1:]
+
+    def columns(self, name: str, at: slice) -> Tensor:
+        """Some of the flattened coordinates of a name, of all who sent it ``[M, c]``; unlike ``stack`` no more."""
+        if isinstance(self._messages, list):
+            return torch.stack([m[name].flatten()[at] for m in self._messages if name in m])
+        return self._messages[name].flatten(1)[:, at]
+
     def weight(self, name: str) -> Tensor:
         """Weights of those who sent a name, ``[M]``."""
         if isinstance(self._messages, list):

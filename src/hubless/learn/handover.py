@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from hubless.learn.context import Message
-from hubless.learn.slots import Exchange
+from hubless.learn.population import leaves
+from hubless.learn.slots import Book, Exchange
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Wiring
 from hubless.net.faults import Weather
@@ -22,8 +23,9 @@ def hand(wiring: Wiring, step: Exchange, k: int, weather: Weather, said: Message
     holder = int(step.src[0])
     delivery = deliver(step, weather, k, None)
     books = wiring.population.books
-    role = {name: books.get(holder, {})[name] for name in wiring.merge.role if name in books.get(holder, {})}
-    tensors = {name: value for name, value in role.items() if isinstance(value, Tensor)}
+    names = (*wiring.merge.role, *wiring.merge.reduce.role)
+    role = {name: books.get(holder, {})[name] for name in names if name in books.get(holder, {})}
+    tensors = {path: value for path, value in leaves(role) if isinstance(value, Tensor)}
     charge(wiring.meter, delivery, wiring.codec.packer.length({**said, **tensors}), wiring.links)
     heirs: list[int] = delivery.kept[1].tolist()
     if not heirs:
@@ -32,8 +34,12 @@ def hand(wiring: Wiring, step: Exchange, k: int, weather: Weather, said: Message
         wiring.events.append(f"the aggregator role stays with peer {holder}, {why}")
         return [holder] if there else []
     for book in books.values():
-        for name in wiring.merge.role:
+        for name in names:
             book.pop(name, None)
     for peer in heirs:
-        wiring.population.book(peer).update(role)
+        wiring.population.book(peer).update(_copied(role))
     return heirs
+
+
+def _copied(book: Book) -> Book:
+    return {name: _copied(value) if isinstance(value, dict) else value for name, value in book.items()}

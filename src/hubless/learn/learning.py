@@ -13,7 +13,7 @@ from torch import Tensor
 from hubless.errors import CheckpointError, ConfigError, did_you_mean
 from hubless.learn.attacks import hostile
 from hubless.learn.codecs import Codec
-from hubless.learn.compatible import compatible, equal_weights, owned
+from hubless.learn.compatible import compatible, equal_weights, large_enough, owned
 from hubless.learn.kept import Kept
 from hubless.learn.kernels.choice import KINDS
 from hubless.learn.merges import mean
@@ -109,6 +109,8 @@ class Run:
         self.shards = self._shards()
         if self.codec.hides:
             equal_weights(self._first_plan())
+        if type(self.merge.reduce).check is not Reduce.check:
+            large_enough(self._first_plan(), self.merge.reduce)
         self._state: _State | None = None
 
     @property

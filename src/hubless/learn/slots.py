@@ -160,6 +160,7 @@ class Exchange:
 
 Plan = tuple[Train | Exchange, ...]
 HAND = "hand"  # the exchange by which the aggregator role moves; reserved
+DOWN = "down"  # the exchange by which an aggregator's answer goes out; robust merges take it as it is
 
 
 class Overlay:
@@ -249,11 +250,14 @@ class Packer(Stage):
 class Reduce:
     """What an inbox amounts to. ``linear`` is true of the weighted mean alone.
 
-    A reduce that reads ``book``, ``ctx.data``, the senders' ids or ``ctx.start`` sets ``vectorised`` to False.
+    A reduce that reads ``book``, ``ctx.data`` or the senders' ids sets ``vectorised`` to False; one that reads
+    ``ctx.start`` sets ``starts``. ``role`` names entries of the book that belong to the aggregator role.
     """
 
     linear: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
+    starts: ClassVar[bool] = False
+    role: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """One message from all that arrived, name by name."""
@@ -355,7 +359,8 @@ class Attack:
         """Test samples as the attacker would have them, and the labels that it wants for them; None: no such goal.
 
         ``x [M, ...]`` and ``y [M]`` are clean; samples that have the wanted label anyway are left out. The share of
-        what comes back that honest peers label as wanted is the attack's success.
+        what comes back that honest peers label as wanted is the attack's success. The book is empty before the first
+        round, when it is asked only to see whether the test set can show any success.
         """
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -163,11 +163,15 @@ class WholeRows:
         rows, state = self.cohort.take(to)
         if reduce.vectorised:
             ctx = moment.context(0)
+            starts = rows
+            if reduce.starts:
+                began = [moment.starts.get(peer, row) for peer, row in zip(to.tolist(), rows, strict=True)]
+                starts = torch.stack(began)
 
-            def one(messages: Message, weights: Tensor, w: Tensor, s: State) -> Message:
-                return reduce(Inbox((), weights, messages), w, s, {}, ctx)
+            def one(messages: Message, weights: Tensor, w: Tensor, s: State, start: Tensor) -> Message:
+                return reduce(Inbox((), weights, messages), w, s, {}, replace(ctx, start=start))
 
-            joined: Message = torch.vmap(one)(inbox, weight.to(rows.device), rows, state)
+            joined: Message = torch.vmap(one)(inbox, weight.to(rows.device), rows, state, starts)
             return joined
         found = []
         for i, peer in enumerate(to.tolist()):

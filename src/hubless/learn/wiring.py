@@ -79,7 +79,7 @@ class Wiring:
     def curious(self) -> bool:
         """Whether some part may ask for the rows before training."""
         reduce = self.merge.reduce
-        mapped = reduce.linear or reduce.vectorised
+        mapped = reduce.linear or (reduce.vectorised and not reduce.starts)
         return not (self.merge.plain and self.codec.plain and mapped)
 
     def judged(self, exchange: Exchange, messages: Mapping[int, Message]) -> dict[int, float]:

@@ -1,0 +1,131 @@
+"""Messages as points: whatever depends on their distances and angles alone follows from one Gram matrix.
+
+The matrix costs one pass over the messages, by chunks of coordinates, in double precision; the answer, a combination of
+the messages and a centre, costs another. What lies between works on ``[M, M]``, however large the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.merges.mean import WeightedMean
+from hubless.learn.slots import DOWN, Book, Reduce
+
+CHUNK = 1 << 18  # values of all messages together that are in hand at a time
+
+
+class Points:
+    """The M messages of an inbox around a centre.
+
+    Coordinates are all that was sent, over all names jointly, but BatchNorm's statistics, whose scale says nothing
+    about who is hostile; and of the rest only names that everyone sent.
+
+    inbox:  messages, one a sender
+    centre: name -> where the origin is; 0 for names that it lacks
+    aside:  names that are combined, but are no coordinates
+    """
+
+    def __init__(self, inbox: Inbox, centre: Mapping[str, Tensor], aside: frozenset[str] = frozenset()) -> None:
+        self.inbox = inbox
+        self.centre = centre
+        self.count = len(inbox.weights)
+        said = [name for name in inbox.names if len(inbox.weight(name)) == self.count]
+        self.names = [name for name in said if name not in aside] or said
+
+    def _chunks(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Columns of a name ``[M, c]`` in double precision, and the centre there ``[c]``."""
+        centre = self.centre[name].flatten() if name in self.centre else None
+        width = max(1, CHUNK // self.count)
+        for first in range(0, self.inbox.shape(name).numel(), width):
+            at = slice(first, first + width)
+            yield self.inbox.columns(name, at).double(), None if centre is None else centre[at].double()
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Inner products ``[M, M]`` of the messages as seen from the centre."""
+        total = self.inbox.weights.new_zeros(self.count, self.count, dtype=torch.float64)
+        for name in self.names:
+            for values, centre in self._chunks(name):
+                seen = values if centre is None else values - centre
+                total = total + seen @ seen.T
+        return (total + total.T) / 2
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Squared distances from the centre ``[M]``."""
+        return self.gram.diagonal()
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """Squared distances between messages ``[M, M]``."""
+        return (self.squares[:, None] + self.squares - 2 * self.gram).clamp_min(0)
+
+    def combined(self, shares: Tensor) -> Message:
+        """``sum_i shares_i x_i``, and what the shares ``[M]`` lack of 1 of the centre, name by name.
+
+        A name that not everyone sent is the mean over those who sent it and have a share; without any it is left out.
+        """
+        rest = 1 - shares.sum()
+        found: Message = {}
+        for name in self.inbox.names:
+            weight = self.inbox.weight(name)
+            part, lacking = shares, rest
+            if len(weight) < self.count:
+                part = shares[torch.tensor([name in m for m in self.inbox.messages])]
+                if not float(part.sum()) > 0:
+                    continue
+                part, lacking = part / part.sum(), rest * 0
+            pieces = [
+                part @ values if centre is None else part @ values + lacking * centre
+                for values, centre in self._chunks(name)
+            ]
+            found[name] = torch.cat(pieces).float().reshape(self.inbox.shape(name))
+        return found
+
+
+@dataclass(frozen=True)
+class Sharing(Reduce):
+    """A reduce that gives each message a share in the answer, by how the messages lie to each other.
+
+    Every kind of message will do: models, deltas, predictions. What an aggregator sends down is taken as it is.
+    """
+
+    def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
+        """The combination of all that arrived."""
+        if ctx.phase == DOWN:
+            return WeightedMean()(inbox, w, s, book, ctx)
+        centre = began(s, ctx) if self.starts else own(inbox, w, s, ctx)
+        points = Points(inbox, centre, frozenset(ctx.model.buffers))
+        return points.combined(self.shares(points, book, ctx))
+
+    def shares(self, points: Points, book: Book, ctx: Context) -> Tensor:
+        """A share for each message ``[M]``, in double precision; what they lack of 1 is the centre's."""
+        raise NotImplementedError
+
+
+def own(inbox: Inbox, w: Tensor, s: State, ctx: Context) -> Message:
+    """What the receiver says itself; without such a message its row where models are sent, and 0 elsewhere."""
+    if ctx.peer in inbox.ids:
+        return inbox.messages[inbox.ids.index(int(ctx.peer))]
+    return _whole(w, s, ctx)
+
+
+def began(s: State, ctx: Context) -> Message:
+    """Where the receiver's round began, before any training; for deltas, which are as seen from there, 0."""
+    assert ctx.start is not None
+    return _whole(ctx.start, s, ctx)
+
+
+def _whole(w: Tensor, s: State, ctx: Context) -> Message:
+    if ctx.kind != "model":
+        return {}
+    return {
+        **{name: w[part] for name, part in ctx.model.groups.items()},
+        **{name: s[name] for name in ctx.model.buffers},
+    }
