@@ -63,18 +63,26 @@ class Codec:
             if stage.wants in (None, kind)
         ]
 
-    def encode(self, m: Message, s: State, ctx: Context) -> tuple[bytes, State]:
-        """The message as bytes, and the sender's state."""
+    def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
+        """The message after all stages but the packer, and the sender's state."""
         for stage, own in self._steps(ctx):
             m, s = stage.forward(m, s, own)
+        return m, s
+
+    def inverse(self, m: Message, count: int, ctx: Context) -> Message:
+        """Back through all stages: one message, or the mean of ``count`` from their sum. Raises CodecError."""
+        for stage, own in reversed(self._steps(ctx)):
+            m = stage.inverse(m, count, own)
+        return m
+
+    def encode(self, m: Message, s: State, ctx: Context) -> tuple[bytes, State]:
+        """The message as bytes, and the sender's state."""
+        m, s = self.forward(m, s, ctx)
         return self.packer.pack(m), s
 
     def decode(self, data: bytes, ctx: Context) -> Message:
         """The message as the receiver sees it. Raises CodecError."""
-        m = self.packer.unpack(data)
-        for stage, own in reversed(self._steps(ctx)):
-            m = stage.inverse(m, 1, own)
-        return m
+        return self.inverse(self.packer.unpack(data), 1, ctx)
 
     def length(self, m: Message) -> int:
         """Bytes of a message that passes unchanged."""
