@@ -197,8 +197,8 @@ def test_a_gradient_from_the_global_generator_is_caught():
 
 
 def test_raw_bytes_refuse_what_they_cannot_say():
-    with pytest.raises(CodecError, match=r"w is torch\.bfloat16"):
-        Raw().pack({"w": torch.zeros(2, dtype=torch.bfloat16)})
+    with pytest.raises(CodecError, match=r"w is torch\.complex64"):
+        Raw().pack({"w": torch.zeros(2, dtype=torch.complex64)})
     m = {"w": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7), "none": torch.zeros(0, 4)}
     back = Raw().unpack(Raw().pack(m))
     assert {name: value.tolist() for name, value in back.items()} == {name: v.tolist() for name, v in m.items()}
