@@ -27,13 +27,21 @@ class Evaluation:
         self.kind = kernel
         self.classes = shards.data.task == "classification"
 
+    def room(self, model: Model, peers: int, *, whole: bool = False) -> int:
+        """Test samples that there is time for when so many peers are evaluated; at the end (``whole``) all, if so."""
+        every = len(self.shards.test_y)
+        if whole and peers * every * model.size <= LARGE:
+            return every
+        return self.shards.few if peers <= CROWD else max(self.shards.few * CROWD // peers, LEAST)
+
     def score(self, model: Model, rows: Tensor, state: State, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Accuracy (or, without classes, nothing: zeros) and mean loss of each row ``[C, D]``."""
-        few = len(self.shards.test_y)
-        if not whole or len(rows) * few * model.size > LARGE:
-            few = self.shards.few if len(rows) <= CROWD else max(self.shards.few * CROWD // len(rows), LEAST)
-        x, y = self.shards.test_x[:few], self.shards.test_y[:few]
-        if not len(rows) or not few:
+        few = self.room(model, len(rows), whole=whole)
+        return self.measure(model, rows, state, self.shards.test_x[:few], self.shards.test_y[:few])
+
+    def measure(self, model: Model, rows: Tensor, state: State, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The same on samples ``x [M, ...]`` that should have the labels ``y [M, ...]``."""
+        if not len(rows) or not len(y):
             return torch.zeros(len(rows)), torch.zeros(len(rows))
         kernel = self._kernel(model, rows)
         chunks = torch.split(torch.arange(len(rows)), self._size(model, len(rows)))

@@ -23,6 +23,7 @@ from hubless.learn.population import Cohort, Population, leaves, tree
 from hubless.learn.privacy import Privacy
 from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Plan, Reduce, World
 from hubless.learn.streaming import Streaming
+from hubless.learn.success import wanted
 from hubless.learn.training import Workers
 from hubless.learn.wire import Meter
 from hubless.learn.wiring import Wiring
@@ -148,6 +149,10 @@ class Run:
             model.check(shards.test_x, shards.test_y, len(shards.data.classes))
         if self.attack is not None:
             self.attack.check(len(shards.data.classes), tuple(shards.x.shape[1:]))
+            for peer in sorted(self.hostile):
+                self.attack.check_peer(peer, *shards.own(peer))
+            if self.hostile:
+                wanted(self.attack, shards, {})
         return shards.to(self.setting.device)
 
     def _first_plan(self) -> Plan:

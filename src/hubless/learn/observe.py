@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hubless.learn.evaluate import Evaluation, distances, mean_row, watched
 from hubless.learn.slots import View
+from hubless.learn.success import Success
 from hubless.learn.wiring import Wiring
 from hubless.net.faults import Weather
 from hubless.run.record import Record
@@ -29,6 +30,7 @@ class Observer:
         self.wiring = wiring
         self.population = wiring.population
         self.evaluation = Evaluation(wiring.shards, wiring.workers, wiring.kernel)
+        self.success = Success(wiring, self.evaluation)
         self.few = watched(self.population, wiring.seed)
         self.honest = torch.tensor([peer not in wiring.hostile for peer in range(wiring.n)])
 
@@ -131,7 +133,7 @@ class Observer:
         for peer in self.population.excluded:
             live[peer] = False
         if self.population.shared:
-            return self._shared_scores(whole), {}
+            return self._shared_scores(live, whole), {}
         everyone = outcome is not None or (whole and self.wiring.n <= PEERS)
         watch = torch.nonzero(live).flatten() if everyone else self.few[live[self.few]]
         accuracy = torch.full((self.wiring.n,), torch.nan)
@@ -154,6 +156,7 @@ class Observer:
         if not bool(seen.any()):
             return {}, {}
         metrics |= {"loss": float(loss[seen].mean()), "consensus": float(gap[seen].mean())}
+        metrics |= self.success.metrics(watch, whole=whole)
         if self.evaluation.classes:
             got = accuracy[seen]
             metrics |= {
@@ -173,14 +176,14 @@ class Observer:
         )
         return metrics, {name: [None if v != v else v for v in value.tolist()] for name, value in names.items()}
 
-    def _shared_scores(self, whole: bool) -> dict[str, float]:
+    def _shared_scores(self, live: Tensor, whole: bool) -> dict[str, float]:
         cohort = self.population.cohorts[0]
         state = {name: cohort.state[name][:1] for name in cohort.model.buffers}
         accuracy, loss = self.evaluation.score(cohort.model, cohort.rows, state, whole=whole)
         metrics = {"loss": float(loss[0])}
         if self.evaluation.classes:
             metrics["accuracy"] = metrics["accuracy_mean_model"] = float(accuracy[0])
-        return metrics
+        return metrics | self.success.metrics(torch.nonzero(live).flatten(), whole=whole)
 
 
 def state_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
