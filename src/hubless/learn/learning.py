@@ -95,6 +95,8 @@ class Run:
         self.links = Links.of(self.setting.links, seed=self.setting.seed)
         learning.overlay.check(self.n, self.setting.seed)
         self.hostile = frozenset(hostile(self.attack, self.n, self.setting.seed))
+        if self.attack is not None:
+            self.attack = replace(self.attack, peers=tuple(sorted(self.hostile)))
         self.models = self._models()
         compatible(self.local, learning.overlay, self.merge, self.codec, self.attack, learning.hooks,
                    [model for model, _ in self.models])  # fmt: skip

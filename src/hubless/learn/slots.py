@@ -331,7 +331,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Attack:
-    """What hostile peers do instead; ``peers`` is a share of the population or explicit ids.
+    """What hostile peers do instead; ``peers`` is a share of the population or explicit ids, in a run always their ids.
 
     sees:  ``own``, or ``honest`` to be shown the honest messages of the exchange
     joint: hostile peers are one attacker: they share one book
@@ -346,6 +346,9 @@ class Attack:
 
     def check(self, classes: int, shape: tuple[int, ...]) -> None:
         """Raise ConfigError when the attack cannot work on such data; ``shape`` is that of one input."""
+
+    def check_peer(self, peer: int, x: Tensor, y: Tensor) -> None:
+        """Raise ConfigError when that hostile peer cannot attack with its own training data."""
 
     def data(self, w: Tensor, x: Tensor, y: Tensor, book: Book, ctx: Context) -> tuple[Tensor, Tensor]:
         """Their training data, before training, with the model just received."""
