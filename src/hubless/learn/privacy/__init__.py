@@ -1,5 +1,10 @@
 """Privacy: what protects a peer's data in what it sends, and how much."""
 
+from hubless.learn.privacy.coordinates import Clip
+from hubless.learn.privacy.pbm import PBM
 from hubless.learn.privacy.privacy import Privacy
+from hubless.learn.privacy.renyi import RenyiAccountant
+from hubless.learn.privacy.rqm import RQM, Rounding, calibrate
+from hubless.learn.privacy.spent import Spent
 
-__all__ = ["Privacy"]
+__all__ = ["PBM", "RQM", "Clip", "Privacy", "RenyiAccountant", "Rounding", "Spent", "calibrate"]
