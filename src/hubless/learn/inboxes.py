@@ -11,6 +11,7 @@ from torch import Tensor
 from hubless.errors import MessageError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.moment import Moment
+from hubless.learn.slots import Merge
 from hubless.learn.wire import Delivery, charge
 
 Address = tuple[int, int | None]  # sender, and receiver where messages are made for one
@@ -35,13 +36,14 @@ def _address(moment: Moment, sender: int, to: int) -> Address:
 
 
 def _context(moment: Moment, address: Address) -> Context:
-    return moment.context(address[0], to=address[1])
+    return moment.context(moment.wiring.behind(address[0]), to=address[1])
 
 
 def _made(moment: Moment, delivery: Delivery) -> dict[Address, Message]:
     pairs = zip(delivery.src.tolist(), delivery.dst.tolist(), strict=True)
     addresses = sorted({_address(moment, a, b) for a, b in pairs}, key=lambda one: (one[0], one[1] or 0))
-    return {address: moment.message(*address) for address in addresses}
+    behind = moment.wiring.behind
+    return {(peer, to): moment.message(behind(peer), to) for peer, to in addresses}
 
 
 def _attacked(moment: Moment, own: Mapping[Address, Message]) -> dict[Address, Message]:
@@ -84,7 +86,13 @@ def _deliver(
     factors = wiring.judged(moment.exchange, {peer: m for (peer, _), m in said.items()})
     src, dst, weight = (part.tolist() for part in delivery.kept)
     inboxes: dict[int, list[tuple[int, float, Message]]] = defaultdict(list)
+    heard: set[int] = set()
+    joint = wiring.attack is not None and wiring.attack.joint
     for sender, to, share in zip(src, dst, weight, strict=True):
+        if joint and to in wiring.hostile:  # an attacker hears each peer once, and not its own identities
+            if (sender in wiring.hostile and sender != wiring.behind(sender)) or sender in heard:
+                continue
+            heard.add(sender)
         address = _address(moment, sender, to)
         mine = sender == to and not moment.exchange.collect
         m = own[address] if mine else said.get(address)
@@ -93,7 +101,7 @@ def _deliver(
             continue
         share *= factors.get(sender, 1.0)
         if share > 0:
-            inboxes[to].append((sender, share, m))
+            inboxes[wiring.behind(to)].append((sender, share, m))
     new = [(to, *_heard(moment, to, inbox)) for to, inbox in sorted(inboxes.items())]
     for to, w, s in new:
         moment.put(to, w, s)
@@ -108,4 +116,9 @@ def _heard(moment: Moment, to: int, inbox: list[tuple[int, float, Message]]) -> 
     ctx = moment.context(to, group=group, senders=ids, counts=counts)
     _, w, s = population.peer(to)
     book = population.book(to)
-    return merge.apply(w, s, book, merge.join(Inbox(ids, weights, messages), w, s, book, ctx), ctx)
+    arrived, how = Inbox(ids, weights, messages), moment.wiring.heard(to)
+    if isinstance(how, Merge):
+        return merge.apply(w, s, book, how.join(arrived, w, s, book, ctx), ctx)
+    known = {**ctx.model.groups, **ctx.model.buffers}  # a rule of its own knows nothing of what the merge adds
+    arrived = Inbox(ids, weights, [{name: value for name, value in m.items() if name in known} for m in messages])
+    return Merge.apply(merge, w, s, book, how(arrived, w, s, book, ctx), ctx)

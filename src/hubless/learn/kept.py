@@ -52,12 +52,20 @@ class Kept:
         for role in step.roles:
             peers = self.wiring.ready(step, role, weather, reached)
             trained[peers] = True
+            peers = self._behind(peers)
             self._roles |= dict.fromkeys(peers.tolist(), role)
             for number, cohort in enumerate(self.population.cohorts):
                 here = peers[self.population.cohort_of[peers] == number]
                 for part, hostile in self.wiring.split(here):
                     self._train_cohort(cohort, part, role, t, k, hostile, work, trained)
         self.wiring.meter.clock += float(self.wiring.links.train_time(work.numpy(), weather.slow).max())
+
+    def _behind(self, peers: Tensor) -> Tensor:
+        """Who trains for these peers: the identities of one attacker train once."""
+        attack = self.wiring.attack
+        if attack is None or not attack.joint:
+            return peers
+        return torch.tensor(sorted({self.wiring.behind(peer) for peer in peers.tolist()}), dtype=torch.int64)
 
     def _train_cohort(
         self, cohort: Cohort, peers: Tensor, role: str, t: int, k: int, hostile: bool, work: Tensor, trained: Tensor

@@ -166,6 +166,7 @@ class Run:
         setting, learning = self.setting, self.learning
         shared = learning.overlay.shared and len(self.models) == 1 and self.merge.share is None
         shared = shared and not (self.merge.per_target or self.codec.hides or self.codec.remembers)
+        shared = shared and not (self.attack is not None and (self.attack.joint or self.attack.reduce))
         cohorts = [
             Cohort(model, ids, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
             for model, ids in self.models

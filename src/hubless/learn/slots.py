@@ -334,8 +334,10 @@ class Attack:
     """What hostile peers do instead; ``peers`` is a share of the population or explicit ids, in a run always their ids.
 
     sees:  ``own``, or ``honest`` to be shown the honest messages of the exchange
-    joint: hostile peers are one attacker: they share one book
+    joint: hostile peers are the identities of one attacker, with one book: the first of them trains, hears what all
+           of them hear, and speaks through all
     local: another objective, for these peers only
+    reduce: how they join what they hear, where they need no defence
     """
 
     peers: float | tuple[int, ...] = 0.0
@@ -343,6 +345,7 @@ class Attack:
     sees: ClassVar[str] = "own"
     joint: ClassVar[bool] = False
     local: ClassVar[Local | None] = None
+    reduce: ClassVar[Reduce | None] = None
 
     def check(self, classes: int, shape: tuple[int, ...]) -> None:
         """Raise ConfigError when the attack cannot work on such data; ``shape`` is that of one input."""

@@ -43,6 +43,8 @@ class WholeRows:
             return False
         if wiring.attack is None:
             return True
+        if wiring.attack.joint or wiring.attack.reduce is not None:
+            return False
         lying_to_itself = exchange.collect and not wiring.hostile.isdisjoint(exchange.dst.tolist())
         return wiring.attack.sees == "own" and not lying_to_itself
 

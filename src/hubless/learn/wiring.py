@@ -16,7 +16,7 @@ from hubless.learn.codecs import Codec
 from hubless.learn.context import Batch, Context, Message
 from hubless.learn.model import Model
 from hubless.learn.population import Population
-from hubless.learn.slots import Attack, Book, Exchange, Hook, Local, Merge, Overlay, Train
+from hubless.learn.slots import Attack, Book, Exchange, Hook, Local, Merge, Overlay, Reduce, Train
 from hubless.learn.training import Job, Trained, Workers
 from hubless.learn.wire import Meter
 from hubless.learn.workload import Shards
@@ -31,7 +31,7 @@ class NoSlope:
         """Always an error of the part that asks."""
         raise RuntimeError("ctx.grad works in training only")
 
-    input_grad = grad
+    clipped = input_grad = grad
 
 
 @dataclass
@@ -144,8 +144,18 @@ class Wiring:
 
     def book_of(self, peer: int) -> Book:
         """A hostile peer's own memory; that of one attacker where they are one."""
-        joint = self.attack is not None and self.attack.joint
-        return self.population.attack_book(min(self.hostile) if joint else peer)
+        return self.population.attack_book(self.behind(peer))
+
+    def behind(self, peer: int) -> int:
+        """The peer that trains, hears and speaks for this one: itself, or the first identity of a joint attacker."""
+        joint = self.attack is not None and self.attack.joint and peer in self.hostile
+        return min(self.hostile) if joint else peer
+
+    def heard(self, peer: int) -> Merge | Reduce:
+        """How a peer joins its inbox."""
+        if peer in self.hostile and self.attack is not None and self.attack.reduce is not None:
+            return self.attack.reduce
+        return self.merge
 
     def sound(self, done: Trained, t: int) -> Tensor:
         """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
