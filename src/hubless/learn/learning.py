@@ -151,6 +151,7 @@ class Run:
             model.check(shards.test_x, shards.test_y, len(shards.data.classes))
         if self.attack is not None:
             self.attack.check(len(shards.data.classes), tuple(shards.x.shape[1:]))
+            self.attack = self.attack.fitted(len(shards.data.classes))
             for peer in sorted(self.hostile):
                 self.attack.check_peer(peer, *shards.own(peer))
             if self.hostile:

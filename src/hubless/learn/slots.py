@@ -353,6 +353,10 @@ class Attack:
     def check_peer(self, peer: int, x: Tensor, y: Tensor) -> None:
         """Raise ConfigError when that hostile peer cannot attack with its own training data."""
 
+    def fitted(self, classes: int) -> Attack:
+        """This attack for data of so many classes, 0 where there are none; a run asks once, after ``check``."""
+        return self
+
     def data(self, w: Tensor, x: Tensor, y: Tensor, book: Book, ctx: Context) -> tuple[Tensor, Tensor]:
         """Their training data, before training, with the model just received."""
         return x, y

@@ -1,5 +1,28 @@
-"""Attacks: what hostile peers do instead."""
+"""Attacks: what hostile peers do instead.
 
-from hubless.learn.attacks.base import SignFlip, hostile, share, sign_flip
+``peers`` comes first in every attack's name: a share such as 20%, or ids such as 3+7.
+"""
 
-__all__ = ["SignFlip", "hostile", "share", "sign_flip"]
+from hubless.learn.attacks.around import Around, ModelReplacement, Sybil
+from hubless.learn.attacks.base import hostile, share
+from hubless.learn.attacks.colluding import ALIE, IPM
+from hubless.learn.attacks.idle import FreeRider, Replay
+from hubless.learn.attacks.labels import LabelFlip
+from hubless.learn.attacks.updates import Noise, Scaling, SignFlip, sign_flip
+
+__all__ = [
+    "ALIE",
+    "IPM",
+    "Around",
+    "FreeRider",
+    "LabelFlip",
+    "ModelReplacement",
+    "Noise",
+    "Replay",
+    "Scaling",
+    "SignFlip",
+    "Sybil",
+    "hostile",
+    "share",
+    "sign_flip",
+]

@@ -1,15 +1,15 @@
-"""Attacks: what hostile peers do instead."""
+"""What attacks share: who is hostile, and a message seen as an update of where the round began."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import Context, Message
-from hubless.learn.slots import Attack, Book
+from hubless.learn.slots import Attack
 from hubless.parts import part
 
 
@@ -45,36 +45,37 @@ def hostile(attack: Attack | None, n: int, seed: int) -> list[int]:
     return sorted(order[: round(attack.peers * n)].tolist())
 
 
+def attackers(attack: Attack, n: int) -> int:
+    """How many of n peers are hostile."""
+    return len(attack.peers) if isinstance(attack.peers, tuple) else round(attack.peers * n)
+
+
+def learned(m: Message, ctx: Context) -> list[str]:
+    """Names in a message that attacks change: groups of parameters, and of predictions all.
+
+    Statistics of batches and what else a merge sends beside them are left alone: peers refuse impossible ones.
+    """
+    if ctx.kind == "predictions":
+        return [name for name, value in m.items() if value.is_floating_point()]
+    return [name for name in m if name in ctx.model.groups]
+
+
+def updated(m: Message, ctx: Context, change: Callable[[str, Tensor], Tensor]) -> Message:
+    """The message with ``change(name, u)`` in place of every update u.
+
+    The update is a delta itself, the difference of a model from where the round began, or predictions as they are.
+    """
+    sent = dict(m)
+    for name in learned(m, ctx):
+        if ctx.kind == "model" and ctx.start is not None:
+            start = ctx.start[ctx.model.groups[name]]
+            sent[name] = start + change(name, m[name] - start)
+        else:
+            sent[name] = change(name, m[name])
+    return sent
+
+
 @part("attack", "none")
 def none() -> Attack | None:
     """Everyone is honest."""
     return None
-
-
-@dataclass(frozen=True)
-class SignFlip(Attack):
-    """Hostile peers send their model reflected at where the round began, or their update with its sign turned.
-
-    scale: how far they go the wrong way, as a multiple of their honest update
-    """
-
-    scale: float = 1.0
-
-    def message(self, m: Message, honest: list[Message] | None, book: Book, ctx: Context) -> Message:
-        """``start - scale (w - start)`` for models, ``-scale D`` for deltas; other tensors are left alone."""
-        sent = dict(m)
-        for name, part_ in ctx.model.groups.items():
-            if name not in m:
-                continue
-            if ctx.kind == "delta":
-                sent[name] = -self.scale * m[name]
-            elif ctx.start is not None:
-                start = ctx.start[part_]
-                sent[name] = start - self.scale * (m[name] - start)
-        return sent
-
-
-@part("attack", "sign-flip")
-def sign_flip(peers: str = "20%", scale: float = 1.0) -> SignFlip:
-    """A share of the peers (or ids such as 3+7) sends its update with the sign turned."""
-    return SignFlip(share(peers, "attack.peers"), scale)
