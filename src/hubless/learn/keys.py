@@ -32,6 +32,16 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
+def _stir(z: Tensor) -> Tensor:
+    """``_mix`` in place, for much that is drawn at once; not for what is traced, where nothing may change in place."""
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
+        upper = z >> shift
+        upper &= (1 << (64 - shift)) - 1
+        z ^= upper
+        z *= _signed(factor)
+    return z
+
+
 def _mix_integer(z: int) -> int:
     z &= MASK
     z = ((z ^ (z >> 30)) * FIRST) & MASK
@@ -60,8 +70,11 @@ def bits(key: Key, count: int, device: torch.device | str | None = None) -> Tens
     """``count`` random 64-bit integers; for a tensor of keys [...], the result is [..., count]."""
     if not isinstance(key, Tensor):
         key = torch.tensor(key, dtype=torch.int64, device=device)
-    counter = torch.arange(1, count + 1, dtype=torch.int64, device=key.device) * _signed(GOLDEN)
-    return _mix(key[..., None] + counter)
+    return _mix(key[..., None] + _counter(count, key.device))
+
+
+def _counter(count: int, device: torch.device) -> Tensor:
+    return torch.arange(1, count + 1, dtype=torch.int64, device=device) * _signed(GOLDEN)
 
 
 def uniform(key: Key, shape: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
@@ -71,13 +84,17 @@ def uniform(key: Key, shape: tuple[int, ...], device: torch.device | str | None 
 
 
 def normal(key: Key, shape: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
-    """Standard normal numbers, float32, by Box-Muller; may differ in the last bit between kinds of processor."""
+    """Standard normal numbers, float32, by Box-Muller; may differ in the last bit between kinds of processor.
+
+    One 64-bit integer gives two of them: its upper half the radius (so that they reach 6.7), its lower the angle.
+    """
     count = math.prod(shape)
-    half = (count + 1) // 2
-    drawn = bits(key, 2 * half, device)
-    unit = ((drawn >> 40) & ((1 << 24) - 1)).to(torch.float32).add(0.5).mul(2.0**-24)
-    radius = torch.sqrt(-2.0 * torch.log(unit[..., :half]))
-    angle = unit[..., half:] * (2.0 * math.pi)
+    if not isinstance(key, Tensor):
+        key = torch.tensor(key, dtype=torch.int64, device=device)
+    drawn = _stir(key[..., None] + _counter((count + 1) // 2, key.device))
+    upper = (drawn >> 32) & ((1 << 32) - 1)
+    radius = upper.to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    angle = drawn.bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24 * 2.0 * math.pi)
     both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
     return both[..., :count].reshape(*drawn.shape[:-1], *shape)
 
