@@ -30,6 +30,9 @@ class Slope(Protocol):
     def grad(self, w: Tensor, s: State, batch: Batch) -> tuple[Tensor, State]:
         """Gradient of the mean loss with respect to ``w [D]``, and the state with its buffers moved on."""
 
+    def clipped(self, w: Tensor, s: State, batch: Batch, bound: float) -> tuple[Tensor, State]:
+        """Sum ``[D]`` of the samples' gradients, each clipped to the norm ``bound``, and the state."""
+
     def input_grad(self, w: Tensor, s: State, batch: Batch) -> Tensor:
         """Gradient of the mean loss with respect to ``batch.x``."""
 
@@ -97,6 +100,14 @@ class Context:
     def grad(self, w: Tensor, s: State, batch: Batch) -> tuple[Tensor, State]:
         """Gradient ``[D]`` of the mean loss on a batch, and the state with its buffers moved on."""
         return self.slope.grad(w, s, batch)
+
+    def clipped(self, w: Tensor, s: State, batch: Batch, bound: float) -> tuple[Tensor, State]:
+        """Sum ``[D]`` of the samples' gradients, each first clipped to the norm ``bound``, and the state.
+
+        Each counts by its weight in [0, 1] where there are weights; buffers stay as they are, except for keys of
+        dropout. Raises ConfigError for a model with BatchNorm.
+        """
+        return self.slope.clipped(w, s, batch, bound)
 
     def input_grad(self, w: Tensor, s: State, batch: Batch) -> Tensor:
         """Gradient of the mean loss with respect to the inputs, of the shape of ``batch.x``."""

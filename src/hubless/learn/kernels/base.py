@@ -75,6 +75,15 @@ def mean_loss(losses: Tensor, weight: Tensor | None) -> Tensor:
     return losses.mean(-1) if weight is None else (losses * weights(weight)).sum(-1)
 
 
+def factors_of(squares: Tensor, bound: float, weight: Tensor | None) -> Tensor:
+    """Factors ``min(1, bound / norm)`` that clip vectors with these squared norms; 0 for a sample that does not count.
+
+    A norm that is not finite gives 0 or NaN, never a factor that would let it pass.
+    """
+    factors = (bound * squares.rsqrt()).clamp(max=1.0)
+    return factors if weight is None else factors * weight
+
+
 def buffers_of(model: Model, S: Mapping[str, Tensor], C: int) -> list[Tensor]:
     """The chunk's buffers in the model's order; those that the state lacks start fresh."""
     return [S[n] if n in S else b.expand(C, *b.shape).clone() for n, b in model.buffers.items()]

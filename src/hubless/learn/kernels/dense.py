@@ -18,6 +18,7 @@ from hubless.learn.kernels.base import (
     Mean,
     blocks,
     chunk_losses,
+    factors_of,
     join_rows,
     mean_loss,
     parts_of,
@@ -35,6 +36,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
     "sigmoid": (torch.sigmoid_, aten.sigmoid_backward),
 }
 Use = Callable[[int, Tensor, Tensor], None]
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Squared norms along the last dimension."""
+    found: Tensor = torch.linalg.vecdot(rows, rows)
+    return found
 
 
 class Dense:
@@ -134,6 +141,36 @@ class Dense:
         hs = self._inputs(ps, batch.x)
         _, g = self._losses(hs[-1], batch)
         return self._back(ps, hs, g, lambda i, g, h: None, first=True).view(batch.x.shape)
+
+    @torch.no_grad()
+    def clipped(self, W: Tensor, batch: Batch, bound: float) -> tuple[Tensor, Tensor]:
+        """Sums ``[C, D]`` of each sample's gradient, clipped to the norm ``bound``, and losses ``[C]``.
+
+        No sample's gradient is ever made: that of a linear layer is ``g h'``, so its squared norm is ``|g|^2 |h|^2``,
+        and ``|g|^2`` for its bias (Goodfellow 2015, arXiv 1510.01799). A factor on a sample's loss is one on its ``g``.
+        """
+        ps = split_rows(self.model, W)
+        hs = self._inputs(ps, batch.x)
+        losses = mean_loss(chunk_losses(self.model.loss, hs[-1], batch.y), batch.weight)
+        _, g = self._losses(hs[-1], batch._replace(weight=None))
+        g *= g.shape[1]  # of each loss, not of their mean
+        gs: list[Tensor] = [g] * len(self.linear)
+        squares = torch.zeros(g.shape[:2], device=g.device)
+
+        def measure(i: int, g: Tensor, h: Tensor) -> None:
+            gs[i] = g
+            inputs = _squares(h) if self.linear[i][1] is None else _squares(h) + 1
+            squares.addcmul_(_squares(g), inputs)
+
+        self._back(ps, hs, g, measure)
+        factors = factors_of(squares, bound, batch.weight).unsqueeze(-1)
+        found: list[Tensor] = list(ps)
+        for (w, b, _), g, h in zip(self.linear, gs, hs[:-1], strict=True):
+            g = g * factors
+            found[w] = torch.bmm(g.mT, h)
+            if b is not None:
+                found[b] = g.sum(1)
+        return join_rows(found, len(W)), losses
 
     @torch.no_grad()
     def epoch(

@@ -10,14 +10,15 @@ from torch.autograd.function import FunctionCtx
 
 from hubless.learn.context import Batch, State
 from hubless.learn.kernels.base import Kernel
+from hubless.learn.kernels.clipped import clipped
 
 
 class Session:
     """The slope of one chunk of peers: ``context.Slope`` over a kernel.
 
-    Works on one peer (``w [D]``), and inside ``torch.vmap`` over peers, where each call of ``grad`` or
+    Works on one peer (``w [D]``), and inside ``torch.vmap`` over peers, where each call of ``grad``, ``clipped`` or
     ``input_grad`` becomes one call of the kernel for the chunk. Gradients are not differentiable again.
-    ``losses`` gathers the losses of every ``grad``: ``[C]`` mapped, ``[1]`` for one peer.
+    ``losses`` gathers the losses of every ``grad`` and ``clipped``: ``[C]`` mapped, ``[1]`` for one peer.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -28,6 +29,12 @@ class Session:
         """Gradient ``[D]`` of the mean loss, and the state with its buffers moved on."""
         names = tuple(self.kernel.model.buffers)
         g, *buffers = _Gradient.apply(self, names, batch.weight is not None, *_flat(w, s, names, batch))  # type: ignore[no-untyped-call]
+        return g, ({**s, **dict(zip(names, buffers, strict=True))} if names else s)
+
+    def clipped(self, w: Tensor, s: State, batch: Batch, bound: float) -> tuple[Tensor, State]:
+        """Sum ``[D]`` of the samples' gradients, each clipped to the norm ``bound``, and the state."""
+        names = tuple(self.kernel.model.buffers)
+        g, *buffers = _Clipped.apply(self, names, batch.weight is not None, bound, *_flat(w, s, names, batch))  # type: ignore[no-untyped-call]
         return g, ({**s, **dict(zip(names, buffers, strict=True))} if names else s)
 
     def input_grad(self, w: Tensor, s: State, batch: Batch) -> Tensor:
@@ -42,6 +49,14 @@ class Session:
         G, S, losses = self.kernel.grad(W, S, batch)
         self.losses.append(losses)
         return (G, *(S[n] for n in names))
+
+    def stacked_clipped(
+        self, names: tuple[str, ...], weighted: bool, bound: float, flat: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Clipped sums ``[C, D]`` and new buffers, for stacked tensors."""
+        found, S, losses = clipped(self.kernel, *_chunk(names, weighted, flat), bound)
+        self.losses.append(losses)
+        return (found, *(S[n] for n in names))
 
     def stacked_input_grad(self, names: tuple[str, ...], weighted: bool, flat: list[Tensor]) -> Tensor:
         """The kernel's input gradients ``[C, B, ...]``, for stacked tensors."""
@@ -84,6 +99,31 @@ class _Gradient(torch.autograd.Function):
         *flat: Tensor,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         found = session.stacked_grad(names, weighted, _stack(info, in_dims[3:], flat))
+        return found, (0,) * len(found)
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        session: Session, names: tuple[str, ...], weighted: bool, bound: float, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(t[0] for t in session.stacked_clipped(names, weighted, bound, [t[None] for t in flat]))
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        session: Session,
+        names: tuple[str, ...],
+        weighted: bool,
+        bound: float,
+        *flat: Tensor,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        found = session.stacked_clipped(names, weighted, bound, _stack(info, in_dims[4:], flat))
         return found, (0,) * len(found)
 
 
