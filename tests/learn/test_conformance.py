@@ -66,7 +66,7 @@ def test_overlays(overlay):
 def simple(kind):
     """Parts of a kind that need no value."""
     return [name for name, factory in parts(kind).items() if all(
-        p.default is not p.empty or p.kind is p.VAR_POSITIONAL for p in inspect.signature(factory).parameters.values()
+        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in inspect.signature(factory).parameters.values()
     )]  # fmt: skip
 
 

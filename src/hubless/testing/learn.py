@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -204,22 +205,90 @@ def _fuzz(codec: Codec, data: bytes, ctx: Context) -> None:
 
 
 def check_attack(attack: Attack | str | None) -> None:
-    """A lie has the names and shapes of the message, is the same twice, and nothing is changed in place."""
+    """A lie has the names and shapes of the message, is the same twice, and nothing is changed in place.
+
+    Poisoned data keeps its size and types. A goal, where there is one, wants labels that are not the right ones.
+    """
     subject: Attack | None = make("attack", attack)
     if subject is None:
         return
     name, stage = type(subject).__name__, _Stage()
     assert subject.sees in ("own", "honest"), f"{name}: sees is {subject.sees!r}: own or honest"
-    honest = [{"w": row} for row in stage.W[1:]] if subject.sees == "honest" else None
-    for kind in ("model", "delta"):
-        ctx, m = stage.context(0, "up", kind), {"w": stage.W[0].clone()}
-        lies = [subject.message(_copy(m), honest, {}, ctx) for _ in range(2)]
-        subject.message(m, honest, {}, ctx)
-        assert torch.equal(m["w"], stage.W[0]), f"{name}: changes the message in place; return a new dict"
-        assert _same(lies[0], lies[1]), f"{name}: two lies differ; draw from ctx.uniform and nothing else"
-        assert list(lies[0]) == list(m), f"{name}: sends the names {list(lies[0])}, not {list(m)}"
-        assert lies[0]["w"].shape == m["w"].shape, f"{name}: sends the shape {tuple(lies[0]['w'].shape)}"
-    x, y = stage.own().x, stage.own().y
-    seen_x, seen_y = subject.data(stage.W[0], x.clone(), y.clone(), {}, stage.context(0, "", "model"))
+    subject.check(3, (4,))
+    subject = replace(subject, peers=(0, 1)).fitted(3)
+    for kind in ("model", "delta", "predictions"):
+        for parts in (("w",), ("w", "beside")):
+            _check_lie(subject, stage, kind, parts)
+    _check_poison(subject, stage)
+    _check_goal(subject, stage)
+
+
+def _check_lie(attack: Attack, stage: _Stage, kind: str, names: tuple[str, ...]) -> None:
+    """A lie of one kind, with names that the honest messages lack, and with no honest message to see."""
+    name, ctx = f"{type(attack).__name__}, {kind}", stage.context(0, "up", kind)
+    m = {one: stage.W[0].clone() for one in names}
+    honest = [{"w": row.clone()} for row in stage.W[1:]] if attack.sees == "honest" else None
+    books: list[dict[str, Any]] = [{}, {}]
+    lies = [attack.message(_copy(m), honest, book, ctx) for book in books]
+    attack.message(m, honest, {}, ctx)
+    assert all(torch.equal(value, stage.W[0]) for value in m.values()), (
+        f"{name}: changes the message in place; return a new dict"
+    )
+    for row, seen in zip(stage.W[1:], honest or [], strict=False):
+        assert torch.equal(seen["w"], row), f"{name}: changes honest messages in place; make new tensors"
+    assert _same(lies[0], lies[1]), f"{name}: two lies differ; draw from ctx.uniform and nothing else"
+    assert list(lies[0]) == list(m), f"{name}: sends the names {list(lies[0])}, not {list(m)}"
+    for one, value in lies[0].items():
+        assert value.shape == m[one].shape, f"{name}: sends the shape {tuple(value.shape)}"
+        assert value.dtype == m[one].dtype, f"{name}: sends {value.dtype}"
+        assert bool(torch.isfinite(value).all()), f"{name}: sends numbers that are not finite, which nobody accepts"
+    if attack.sees == "honest":
+        alone = attack.message(_copy(m), [], {}, ctx)
+        assert list(alone) == list(m), f"{name}: without honest messages it must send its own names"
+    _check_book(name, books[0])
+
+
+def _check_book(name: str, book: dict[str, Any]) -> None:
+    try:
+        json.dumps([value for _, value in leaves(book) if not isinstance(value, Tensor)])
+    except TypeError as error:
+        raise AssertionError(f"{name}: a checkpoint cannot keep the book ({error}); tensors, numbers, text") from error
+
+
+def _check_poison(attack: Attack, stage: _Stage) -> None:
+    name, (x, y, _) = type(attack).__name__, stage.own()
+    ctx, books = stage.context(0, "", "model"), [dict[str, Any](), dict[str, Any]()]
+    kept_x, kept_y = x.clone(), y.clone()
+    (seen_x, seen_y), again = (attack.data(stage.W[0], x, y, book, ctx) for book in books)
+    assert torch.equal(x, kept_x), f"{name}: data changes the peer's inputs in place; make new tensors"
+    assert torch.equal(y, kept_y), f"{name}: data changes the peer's labels in place; make new tensors"
     assert len(seen_x) == len(seen_y) == len(x), f"{name}: data must keep the number of samples"
+    assert seen_x.shape == x.shape, f"{name}: data changes the shape of the inputs to {tuple(seen_x.shape)}"
     assert seen_x.dtype == x.dtype, f"{name}: data changes the type of the inputs to {seen_x.dtype}"
+    assert seen_y.dtype == y.dtype, f"{name}: data changes the type of the labels to {seen_y.dtype}"
+    assert bool(((seen_y >= 0) & (seen_y < 3)).all()), f"{name}: data makes labels that do not exist"
+    for one, other in zip((seen_x, seen_y), again, strict=True):
+        assert torch.equal(one, other), f"{name}: poisons differently twice; draw from ctx.uniform and nothing else"
+    _check_book(name, books[0])
+
+
+def _check_goal(attack: Attack, stage: _Stage) -> None:
+    """Before the first round and after training; class by class, so that it is known which labels are right."""
+    name, (x, y, _) = type(attack).__name__, stage.own()
+    book: dict[str, Any] = {}
+    for trained in (False, True):
+        if trained:
+            attack.data(stage.W[0], x, y, book, stage.context(0, "", "model"))
+        for label in range(3):
+            clean = x[y == label]
+            goal = attack.goal(clean.clone(), y[y == label], book)
+            if goal is None:
+                continue
+            inputs, wanted = goal
+            assert len(inputs) == len(wanted), f"{name}: goal gives {len(inputs)} inputs and {len(wanted)} labels"
+            assert inputs.shape[1:] == clean.shape[1:], f"{name}: goal gives inputs of shape {tuple(inputs.shape[1:])}"
+            assert wanted.dtype == y.dtype, f"{name}: goal gives labels of type {wanted.dtype}"
+            assert not bool((wanted == label).any()), (
+                f"{name}: goal counts samples that have the wanted label anyway; leave them out"
+            )
+            assert bool(((wanted >= 0) & (wanted < 3)).all()), f"{name}: goal wants labels that do not exist"
