@@ -65,8 +65,9 @@ def test_overlays(overlay):
 
 def simple(kind):
     """Parts of a kind that need no value."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [name for name, factory in parts(kind).items() if all(
-        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in inspect.signature(factory).parameters.values()
+        p.default is not p.empty or p.kind in several for p in inspect.signature(factory).parameters.values()
     )]  # fmt: skip
 
 
