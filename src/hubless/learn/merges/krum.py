@@ -16,7 +16,7 @@ from hubless.parts import part
 
 @dataclass(frozen=True)
 class Krum(Sharing):
-    """The one message whose squared distances to its M - f - 2 closest others have the smallest sum (section 4).
+    """The one message whose squared distances to its M - f - 2 closest others have the smallest sum.
 
     Distances go over all parameters jointly; BatchNorm's statistics are those of the message that is chosen. Weights
     only say who counts. Among equals the one closest to the receiver's own message is taken: it decides for three
@@ -33,7 +33,7 @@ class Krum(Sharing):
             raise ConfigError(f"merge.f = {self.f}: must be 0 or more")
 
     def check(self, inbox_size: int) -> None:
-        """``2 f + 3`` messages at least (proposition 4.2)."""
+        """``2 f + 2 < M``."""
         if self.f is not None and inbox_size < 2 * self.f + 3:
             raise ConfigError(
                 f"merge.f = {self.f}: Krum needs inboxes of 2 f + 3 = {2 * self.f + 3} messages or more, the receiver's"
@@ -62,7 +62,7 @@ class Krum(Sharing):
 
 @dataclass(frozen=True)
 class MultiKrum(Krum):
-    """The mean of the m messages that Krum ranks first (section 5).
+    """The mean of the m messages that Krum ranks first.
 
     m: how many; None: all but f
     """

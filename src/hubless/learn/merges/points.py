@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Context, Inbox, Message, State
-from hubless.learn.merges.mean import WeightedMean
 from hubless.learn.slots import DOWN, Book, Reduce
 
 CHUNK = 1 << 18  # values of all messages together that are in hand at a time
@@ -46,25 +45,46 @@ class Points:
             at = slice(first, first + width)
             yield self.inbox.columns(name, at).double(), None if centre is None else centre[at].double()
 
+    def _seen(self) -> Iterator[Tensor]:
+        """All coordinates as seen from the centre, ``[M, c]`` at a time."""
+        for name in self.names:
+            for values, centre in self._chunks(name):
+                yield values if centre is None else values - centre
+
+    def rows(self) -> list[Tensor]:
+        """Each message as seen from the centre ``[D]``, in single precision."""
+        return [torch.cat(parts) for parts in zip(*(seen.float() for seen in self._seen()), strict=True)]
+
     @cached_property
     def gram(self) -> Tensor:
         """Inner products ``[M, M]`` of the messages as seen from the centre."""
         total = self.inbox.weights.new_zeros(self.count, self.count, dtype=torch.float64)
-        for name in self.names:
-            for values, centre in self._chunks(name):
-                seen = values if centre is None else values - centre
-                total = total + seen @ seen.T
+        for seen in self._seen():
+            total = total + seen @ seen.T
         return (total + total.T) / 2
 
     @cached_property
     def squares(self) -> Tensor:
-        """Squared distances from the centre ``[M]``."""
-        return self.gram.diagonal()
+        """Squared distances from the centre ``[M]``; alone they are M times cheaper than the Gram matrix."""
+        if "gram" in self.__dict__:
+            return self.gram.diagonal()
+        return torch.stack([seen.square().sum(1) for seen in self._seen()]).sum(0)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The plan's weights ``[M]``, which sum to 1."""
+        weights = self.inbox.weights.double()
+        return weights / weights.sum()
 
     @cached_property
     def apart(self) -> Tensor:
         """Squared distances between messages ``[M, M]``."""
         return (self.squares[:, None] + self.squares - 2 * self.gram).clamp_min(0)
+
+    def away(self, shares: Tensor) -> Tensor:
+        """Distances ``[M]`` of the messages from a combination of them and the centre."""
+        seen = self.gram @ shares
+        return (self.squares - 2 * seen + shares @ seen).clamp_min(0).sqrt()
 
     def combined(self, shares: Tensor) -> Message:
         """``sum_i shares_i x_i``, and what the shares ``[M]`` lack of 1 of the centre, name by name.
@@ -93,20 +113,28 @@ class Points:
 class Sharing(Reduce):
     """A reduce that gives each message a share in the answer, by how the messages lie to each other.
 
-    Every kind of message will do: models, deltas, predictions. What an aggregator sends down is taken as it is.
+    Every kind of message will do: models, deltas, predictions. The centre is what the receiver says itself or, with
+    ``starts``, where its round began. What aggregators send down is averaged as it is.
     """
 
     def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """The combination of all that arrived."""
+        points = Points(inbox, self.centre(inbox, w, s, book, ctx), frozenset(ctx.model.buffers))
         if ctx.phase == DOWN:
-            return WeightedMean()(inbox, w, s, book, ctx)
-        centre = began(s, ctx) if self.starts else own(inbox, w, s, ctx)
-        points = Points(inbox, centre, frozenset(ctx.model.buffers))
-        return points.combined(self.shares(points, book, ctx))
+            return points.combined(points.weights)
+        return self.finished(points.combined(self.shares(points, book, ctx)), points, book, ctx)
+
+    def centre(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
+        """Where the origin is, by name; 0 for names that are not there."""
+        return began(s, ctx) if self.starts else own(inbox, w, s, ctx)
 
     def shares(self, points: Points, book: Book, ctx: Context) -> Tensor:
         """A share for each message ``[M]``, in double precision; what they lack of 1 is the centre's."""
         raise NotImplementedError
+
+    def finished(self, got: Message, points: Points, book: Book, ctx: Context) -> Message:
+        """What is done with the combination in the end."""
+        return got
 
 
 def own(inbox: Inbox, w: Tensor, s: State, ctx: Context) -> Message:
@@ -117,7 +145,7 @@ def own(inbox: Inbox, w: Tensor, s: State, ctx: Context) -> Message:
 
 
 def began(s: State, ctx: Context) -> Message:
-    """Where the receiver's round began, before any training; for deltas, which are as seen from there, 0."""
+    """Where the receiver's round began, before any training; 0 for deltas, which are as seen from there."""
     assert ctx.start is not None
     return _whole(ctx.start, s, ctx)
 
@@ -125,7 +153,10 @@ def began(s: State, ctx: Context) -> Message:
 def _whole(w: Tensor, s: State, ctx: Context) -> Message:
     if ctx.kind != "model":
         return {}
-    return {
-        **{name: w[part] for name, part in ctx.model.groups.items()},
-        **{name: s[name] for name in ctx.model.buffers},
-    }
+    groups = {name: w[part] for name, part in ctx.model.groups.items()}
+    return groups | {name: s[name] for name in ctx.model.buffers}
+
+
+def middle(values: Tensor) -> Tensor:
+    """The median ``[]`` of ``[M]``; of an even number the lower one in the middle, so that half are not above it."""
+    return values.sort().values[(len(values) - 1) // 2]
