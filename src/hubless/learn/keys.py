@@ -80,7 +80,7 @@ def _counter(count: int, device: torch.device) -> Tensor:
 def uniform(key: Key, shape: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
     """Numbers in [0, 1), float32, of ``shape`` (after the key's own dimensions)."""
     drawn = bits(key, math.prod(shape), device)
-    return ((drawn >> 40) & ((1 << 24) - 1)).to(torch.float32).mul(2.0**-24).reshape(*drawn.shape[:-1], *shape)
+    return ((drawn >> 40) & ((1 << 24) - 1)).to(torch.float32).mul(2.0**-24).reshape((*drawn.shape[:-1], *shape))
 
 
 def normal(key: Key, shape: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
@@ -96,7 +96,7 @@ def normal(key: Key, shape: tuple[int, ...], device: torch.device | str | None =
     radius = upper.to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = drawn.bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24 * 2.0 * math.pi)
     both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-    return both[..., :count].reshape(*drawn.shape[:-1], *shape)
+    return both[..., :count].reshape((*drawn.shape[:-1], *shape))
 
 
 def permutation(key: Key, count: int) -> Tensor:
