@@ -53,10 +53,14 @@ def array(value: Tensor) -> NDArray[Any]:
 
 def tensor(values: NDArray[Any], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The inverse of ``array``, on memory of its own. Raises CodecError when the shape does not fit."""
+    own = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=True))
+    return reshaped(own != 0 if dtype == torch.bool else own.view(dtype), shape)
+
+
+def reshaped(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in another shape. Raises CodecError when it does not fit."""
     try:
-        own = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=True))
-        own = (own != 0) if dtype == torch.bool else own.view(dtype)
-        return own.reshape(shape)
+        return value.reshape(shape)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"shape {shape}: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from hubless.errors import CodecError
@@ -41,3 +42,20 @@ def restored(m: Message, parts: tuple[str, ...], build: Callable[[str, list[Tens
                 raise CodecError(f"{stem} comes twice")
             new[stem] = build(stem, [m[f"{stem}/{part}"] for part in parts])
     return new
+
+
+def numbers(value: Tensor) -> bool:
+    """Whether a stage may make a tensor coarser; float64 is for facts that need all their digits."""
+    return value.is_floating_point() and value.dtype != torch.float64
+
+
+def parameters(name: str, value: Tensor, ctx: Context) -> bool:
+    """Whether a tensor holds numbers for the parameters, of which most may be left out: no statistics, no facts."""
+    return numbers(value) and (of_row(name, ctx) or value.shape == (ctx.model.size,))
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """The tensor. Raises CodecError when a number of it is not finite."""
+    if not bool(torch.isfinite(value).all()):
+        raise CodecError(f"{name} is not finite")
+    return value

@@ -101,10 +101,28 @@ def raw() -> Codec:
     return Codec()
 
 
+class Around(Stage):
+    """A stage that takes the stages behind it into itself."""
+
+    def around(self, stages: tuple[Stage, ...]) -> Stage:
+        """Itself with the stages inside, behind those that it has. Raises ConfigError for what it cannot take in."""
+        raise NotImplementedError
+
+
+def _nested(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages, with what follows an ``Around`` inside it, up to where messages are hidden."""
+    for place, stage in enumerate(stages):
+        if isinstance(stage, Around):
+            hidden = (at for at in range(place + 1, len(stages)) if stages[at].hides)
+            end = next(hidden, len(stages))
+            return (*stages[:place], stage.around(stages[place + 1 : end]), *stages[end:])
+    return stages
+
+
 @joins("codec")
 def join(*codecs: Codec) -> Codec:
     """One pipeline of several; the packer is the last one that is not ``Raw``."""
-    stages = tuple(stage for codec in codecs for stage in codec.stages)
+    stages = _nested(tuple(stage for codec in codecs for stage in codec.stages))
     packers = [codec.packer for codec in codecs if type(codec.packer) is not Raw]
     if len(packers) > 1:
         names = " and ".join(type(packer).__name__ for packer in packers)
