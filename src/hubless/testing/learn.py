@@ -163,29 +163,40 @@ def _check_messages(merge: Merge, stage: _Stage, phase: str, kind: str) -> None:
 
 
 def check_codec(codec: Codec | str, *, kind: str = "model") -> None:
-    """A message comes back with its names and shapes, the same twice; damaged bytes raise CodecError.
+    """Messages come back with their names, shapes and facts, the same twice; damaged and lying bytes raise CodecError.
 
     Codecs whose single messages mean nothing (``hides``) are checked up to the bytes.
     """
     subject: Codec = make("codec", codec)
     stage = _Stage(subject.stages)
     ctx = stage.context(1, "up", kind)
-    m = {"w": stage.W[1]}
+    row, facts = stage.W[1], {"seen": torch.tensor([3, 0, 1 << 40])}
+    for m in ({"w": row}, {"w": torch.zeros_like(row)}, {"w": torch.full_like(row, 0.3)}, {"w": row, **facts}):
+        data = _check_coding(subject, stage, m, ctx)
+        _fuzz(subject, data, ctx)
+        _lies(subject, data, ctx)
+
+
+def _check_coding(codec: Codec, stage: _Stage, m: Message, ctx: Context) -> bytes:
     before, kept = _copy(m), _copy(stage.state)
-    data, after = subject.encode(m, stage.state, ctx)
+    data, after = codec.encode(m, stage.state, ctx)
     assert isinstance(data, bytes), "pack must give bytes"
-    assert data == subject.encode(_copy(m), stage.state, ctx)[0], "two encodings differ; draw from ctx and nothing else"
+    assert data == codec.encode(_copy(m), stage.state, ctx)[0], "two encodings differ; draw from ctx and nothing else"
     assert _same(m, before), "forward changes the message in place"
     assert _same(stage.state, kept), "forward changes the state in place; return {**s, name: value}"
     assert set(after) == set(stage.state), "forward adds or loses entries of the state; make them in init"
-    packed = subject.packer.unpack(data)
-    assert subject.packer.length(packed) == len(data), "length differs from len(pack(m))"
-    if not any(part.hides for part in subject.stages):
-        heard = subject.decode(data, ctx)
-        assert list(heard) == list(m), f"the message comes back with the names {list(heard)}, not {list(m)}"
+    packed = codec.packer.unpack(data)
+    assert codec.packer.length(packed) == len(data), "length differs from len(pack(m))"
+    if not codec.hides:
+        heard = codec.decode(data, ctx)
+        assert set(heard) == set(m), f"the message comes back with the names {list(heard)}, not {list(m)}"
         assert heard["w"].shape == m["w"].shape, f"comes back with the shape {tuple(heard['w'].shape)}"
+        assert heard["w"].dtype == m["w"].dtype, f"comes back as {heard['w'].dtype}"
         assert bool(torch.isfinite(heard["w"]).all()), "comes back with numbers that are not finite"
-    _fuzz(subject, data, ctx)
+        for name in m.keys() - {"w"}:
+            same = heard[name].dtype == m[name].dtype and torch.equal(heard[name], m[name])
+            assert same, f"changes {name!r}; integers that are no parameters must pass as they are"
+    return data
 
 
 def _fuzz(codec: Codec, data: bytes, ctx: Context) -> None:
@@ -202,6 +213,36 @@ def _fuzz(codec: Codec, data: bytes, ctx: Context) -> None:
         except Exception as error:
             raise AssertionError(f"damaged bytes ({number}) raise {error!r}; unpack must raise CodecError") from error
         raise AssertionError(f"damaged bytes ({number}) decode silently; put a checksum before the body")
+
+
+def _lies(codec: Codec, data: bytes, ctx: Context) -> None:
+    """What a hostile sender may put behind a good checksum: any tensors under the names that stages expect."""
+    honest = codec.packer.unpack(data)
+    if codec.hides:
+        return
+    for name, value in honest.items():
+        empty = value.new_zeros(0)
+        others = [empty, empty.reshape(0, 3), value[None], value.flatten()[:-1], value.double(), value.to(torch.int64)]
+        if value.dtype == torch.bool or not value.numel():
+            others += [torch.full_like(value, 1)]
+        elif value.is_floating_point():
+            others += [torch.full_like(value, one) for one in (torch.inf, torch.nan, torch.finfo(value.dtype).max)]
+        else:
+            limits = torch.iinfo(value.dtype)
+            others += [torch.full_like(value, one) for one in (limits.min, limits.max)]
+        others += [torch.cat([value.flatten(), value.flatten()]), -value if value.dtype != torch.bool else ~value]
+        lies = [{n: v for n, v in honest.items() if n != name}]
+        lies += [{**honest, name: other} for other in others]
+        for number, lie in enumerate(lies):
+            try:
+                codec.inverse(lie, 1, ctx)
+            except MessageError:
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"a sender's lie about {name!r} ({number}) raises {error!r}; inverse must check what it is given,"
+                    " and raise CodecError"
+                ) from error
 
 
 def check_attack(attack: Attack | str | None) -> None:
