@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,17 @@ def two_nn() -> Architecture:
 
 
 @part("model", "softmax")
-def softmax() -> Architecture:
-    """Softmax (or linear) regression: convex."""
-    return lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
+def softmax(start: Literal["random", "zero"] = "random") -> Architecture:
+    """Softmax (or linear) regression: convex; ``softmax:zero`` starts with all parameters at zero."""
+
+    def build(shape: tuple[int, ...], outputs: int) -> nn.Module:
+        layer = nn.Linear(math.prod(shape), outputs)
+        if start == "zero":
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(nn.Flatten(), layer)
+
+    return build
 
 
 def _convolutions(name: str, first: int, second: int, width: int, padding: int) -> Architecture:
