@@ -38,6 +38,7 @@ from hubless.learn import (
     aggregation,
 )
 from hubless.learn.attacks import SignFlip, sign_flip
+from hubless.learn.secure import Hiding
 from hubless.net.topologies import Ring
 
 
@@ -45,9 +46,8 @@ class Delta(Stage):
     wants = "delta"
 
 
-class Secret(Stage):
-    hides = True
-    sums = True
+class Secret(Hiding):
+    pass
 
 
 class Omniscient(Attack):

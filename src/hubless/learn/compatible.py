@@ -10,7 +10,9 @@ import torch
 from hubless.errors import ConfigError
 from hubless.learn.codecs import Codec
 from hubless.learn.model import Model
+from hubless.learn.secure import Hiding
 from hubless.learn.slots import DOWN, HAND, Attack, Exchange, Hook, Local, Merge, Overlay, Plan, Reduce
+from hubless.learn.sums import edges_into, summed
 
 
 def compatible(
@@ -59,13 +61,26 @@ def owned(model: Model, makers: Sequence[Any]) -> None:
             )
 
 
-def equal_weights(plan: Plan) -> None:
-    """Raise ConfigError when an exchange weighs its senders unequally, which a sum of hidden messages cannot."""
+def summable(plan: Plan, codec: Codec) -> None:
+    """Raise ConfigError when the inboxes of a plan cannot be summed by a codec that hides."""
+    *before, hiding = codec.stages
+    assert isinstance(hiding, Hiding)
     for step in plan:
-        if isinstance(step, Exchange) and len(set(step.weight[step.weight > 0].tolist())) > 1:
-            raise ConfigError(
-                f"codec: secure sums need equal weights, but {step.name!r} has several; use Star(weigh='one')"
-            )
+        if not isinstance(step, Exchange) or step.name == HAND or not summed(step):
+            continue
+        for to, edges in edges_into(step.src, step.dst, step).items():
+            weights = step.weight[edges]
+            if len(set(weights[weights > 0].tolist())) > 1:
+                raise ConfigError(
+                    f"codec: secure sums need equal weights, but {step.name!r} has several; use Star(weigh='one'),"
+                    " Gossip over a regular graph or with weights='uniform', or one aggregator"
+                )
+            if len(set(step.src[edges].tolist()) - {to}) < 2:
+                raise ConfigError(
+                    f"codec: a secure sum needs at least 2 senders besides the receiver, but peer {to} plans to hear"
+                    f" from fewer in {step.name!r}; use a topology of degree 2 or more, or more participants"
+                )
+            hiding.check(len(edges), before)
 
 
 def large_enough(plan: Plan, reduce: Reduce) -> None:
@@ -82,13 +97,28 @@ def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[H
     needs = None
     if not merge.reduce.linear:
         needs = type(merge.reduce).__name__
-    elif type(merge).join is not Merge.join:
+    elif type(merge).join is not Merge.join or type(merge).accept is not Merge.accept:
         needs = type(merge).__name__
-    elif attack is not None and attack.sees == "honest":
+    elif attack is not None and _looks(attack):
         needs = type(attack).__name__
     elif judges := [hook for hook in hooks if hook.needs_messages]:
         needs = type(judges[0]).__name__
+    elif codec.remembers:
+        needs = next(type(stage).__name__ for stage in codec.stages if stage.remembers)
     if needs:
         raise ConfigError(
             f"codec: secure sums show only the total, but {needs} needs each message; drop one of the two"
         )
+    *before, last = codec.stages
+    if not isinstance(last, Hiding):
+        raise ConfigError(f"codec: {type(last).__name__} cannot follow a secure sum, which must be the last stage")
+    for stage in before:
+        if stage.hides or not stage.sums:
+            raise ConfigError(
+                f"codec: {type(stage).__name__} does not decode sums, so {type(last).__name__} cannot follow it; use"
+                " rqm, pbm or fixed-point"
+            )
+
+
+def _looks(attack: Attack) -> bool:
+    return attack.sees == "honest" or (attack.reduce is not None and not attack.reduce.linear)

@@ -9,26 +9,33 @@ import torch
 from torch import Tensor
 
 from hubless.errors import MessageError
+from hubless.learn.codecs import Codec
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.moment import Moment
 from hubless.learn.slots import Merge
+from hubless.learn.sums import NOBODY, Entry, openly, secure_sums, summed
 from hubless.learn.wire import Delivery, charge
 
 Address = tuple[int, int | None]  # sender, and receiver where messages are made for one
+Inboxes = dict[int, list[Entry]]
 
 
 def exchange_messages(moment: Moment, delivery: Delivery) -> None:
-    """Make, attack, encode, count, deliver, accept, judge, join and apply; nothing is applied before all are made."""
-    wiring = moment.wiring
+    """Make, attack, encode, count, deliver, accept, judge, join and apply; nothing is applied before all are made.
+
+    Where the codec hides, a receiver learns the sum of its inbox and no message of it (``sums``).
+    """
     own = _made(moment, delivery)
     said = _attacked(moment, own)
-    away = set(delivery.src[delivery.src != delivery.dst].tolist())
-    coded = {address for address in said if address[0] in away or moment.exchange.collect}
-    sizes = _coded(moment, said, coded)
-    pairs = zip(delivery.src.tolist(), delivery.dst.tolist(), strict=True)
-    each = [sizes.get(_address(moment, a, b), 0) for a, b in pairs]
-    charge(wiring.meter, delivery, torch.tensor(each, dtype=torch.float64), wiring.links)
-    _deliver(moment, delivery, own, said)
+    if moment.wiring.codec.hides and summed(moment.exchange):
+        inboxes = _own(moment, delivery, own)
+        for to, entry in secure_sums(moment, delivery, lambda sender, to: said[_address(moment, sender, to)]):
+            inboxes[moment.wiring.behind(to)].append(entry)
+    else:
+        inboxes = _deliver(moment, delivery, own, _coded(moment, delivery, said))
+    new = [(to, *_heard(moment, to, inbox)) for to, inbox in sorted(inboxes.items())]
+    for to, w, s in new:
+        moment.put(to, w, s)
 
 
 def _address(moment: Moment, sender: int, to: int) -> Address:
@@ -57,35 +64,65 @@ def _attacked(moment: Moment, own: Mapping[Address, Message]) -> dict[Address, M
     return said
 
 
-def _coded(moment: Moment, said: dict[Address, Message], coded: set[Address]) -> dict[Address, int]:
-    """Bytes of each message; the message becomes what its receiver decodes, and goes when that fails."""
-    codec, wiring = moment.wiring.codec, moment.wiring
+def _own(moment: Moment, delivery: Delivery, own: Mapping[Address, Message]) -> Inboxes:
+    """Messages of peers to themselves, which no codec sees, where work is not collected."""
+    inboxes: Inboxes = defaultdict(list)
+    for sender, to, share in zip(*(part.tolist() for part in delivery.kept), strict=True):
+        if sender == to and not moment.exchange.collect and share > 0:
+            inboxes[moment.wiring.behind(to)].append(Entry((to,), share, own[_address(moment, sender, to)]))
+    return inboxes
+
+
+def _coded(moment: Moment, delivery: Delivery, said: Mapping[Address, Message]) -> dict[Address, Message]:
+    """Charge the bytes of each message, and make of it what its receivers decode; it goes when that fails."""
+    wiring, codec = moment.wiring, openly(moment.wiring.codec)
+    pairs = list(zip(delivery.src.tolist(), delivery.dst.tolist(), strict=True))
+    away = {a for a, b in pairs if a != b}
+    coded = [address for address in said if address[0] in away or moment.exchange.collect]
     if codec.plain:
-        return {address: codec.length(said[address]) for address in coded}
-    sizes: dict[Address, int] = {}
+        sizes = {address: codec.length(said[address]) for address in coded}
+        heard = dict(said)
+    else:
+        packets = _encoded(moment, codec, said, coded)
+        sizes = {address: len(data) for address, data in packets.items()}
+        heard = {address: m for address, m in said.items() if address not in packets}
+        heard |= _decoded(moment, codec, packets)
+    each = [sizes.get(_address(moment, a, b), 0) for a, b in pairs]
+    charge(wiring.meter, delivery, torch.tensor(each, dtype=torch.float64), wiring.links)
+    return heard
+
+
+def _encoded(
+    moment: Moment, codec: Codec, said: Mapping[Address, Message], coded: list[Address]
+) -> dict[Address, bytes]:
+    packets: dict[Address, bytes] = {}
     fresh: dict[int, State] = {}
-    for address in [address for address in said if address in coded]:
-        peer, ctx = address[0], _context(moment, address)
-        s = fresh[peer] if peer in fresh else wiring.population.peer(peer)[2]
-        data, fresh[peer] = codec.encode(said[address], s, ctx)
-        sizes[address] = len(data)
-        try:
-            said[address] = codec.decode(data, ctx)
-        except MessageError as error:
-            wiring.events.append(f"message of peer {peer} does not decode: {error}")
-            del said[address]
+    for address in coded:
+        peer = address[0]
+        s = fresh[peer] if peer in fresh else moment.wiring.population.peer(peer)[2]
+        packets[address], fresh[peer] = codec.encode(said[address], s, _context(moment, address))
     for peer, s in fresh.items():
         moment.put(peer, None, s)
-    return sizes
+    return packets
+
+
+def _decoded(moment: Moment, codec: Codec, packets: Mapping[Address, bytes]) -> dict[Address, Message]:
+    found = {}
+    for address, data in packets.items():
+        try:
+            found[address] = codec.decode(data, _context(moment, address))
+        except MessageError as error:
+            moment.wiring.events.append(f"message of peer {address[0]} does not decode: {error}")
+    return found
 
 
 def _deliver(
     moment: Moment, delivery: Delivery, own: Mapping[Address, Message], said: Mapping[Address, Message]
-) -> None:
+) -> Inboxes:
     wiring = moment.wiring
     factors = wiring.judged(moment.exchange, {peer: m for (peer, _), m in said.items()})
     src, dst, weight = (part.tolist() for part in delivery.kept)
-    inboxes: dict[int, list[tuple[int, float, Message]]] = defaultdict(list)
+    inboxes: Inboxes = defaultdict(list)
     heard: set[int] = set()
     joint = wiring.attack is not None and wiring.attack.joint
     for sender, to, share in zip(src, dst, weight, strict=True):
@@ -101,19 +138,21 @@ def _deliver(
             continue
         share *= factors.get(sender, 1.0)
         if share > 0:
-            inboxes[wiring.behind(to)].append((sender, share, m))
-    new = [(to, *_heard(moment, to, inbox)) for to, inbox in sorted(inboxes.items())]
-    for to, w, s in new:
-        moment.put(to, w, s)
+            inboxes[wiring.behind(to)].append(Entry((sender,), share, m))
+    return inboxes
 
 
-def _heard(moment: Moment, to: int, inbox: list[tuple[int, float, Message]]) -> tuple[Tensor, State]:
+def _heard(moment: Moment, to: int, inbox: list[Entry]) -> tuple[Tensor, State]:
     merge, population, exchange = moment.wiring.merge, moment.wiring.population, moment.exchange
-    ids, messages = tuple(sender for sender, _, _ in inbox), [m for _, _, m in inbox]
-    weights = torch.tensor([share for _, share, _ in inbox], dtype=torch.float32)
-    counts = Counter(name for m in messages for name in m)
+    ids = tuple(entry.senders[0] if len(entry.senders) == 1 else NOBODY for entry in inbox)
+    senders = tuple(sender for entry in inbox for sender in entry.senders)
+    messages = [entry.message for entry in inbox]
+    weights = torch.tensor([entry.weight for entry in inbox], dtype=torch.float32)
+    counts: Counter[str] = Counter()
+    for entry in inbox:
+        counts.update(dict.fromkeys(entry.message, len(entry.senders)))
     group = tuple(exchange.src[exchange.dst == to].tolist())
-    ctx = moment.context(to, group=group, senders=ids, counts=counts)
+    ctx = moment.context(to, group=group, senders=senders, counts=counts)
     _, w, s = population.peer(to)
     book = population.book(to)
     arrived, how = Inbox(ids, weights, messages), moment.wiring.heard(to)

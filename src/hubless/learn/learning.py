@@ -13,7 +13,7 @@ from torch import Tensor
 from hubless.errors import CheckpointError, ConfigError, did_you_mean
 from hubless.learn.attacks import hostile
 from hubless.learn.codecs import Codec
-from hubless.learn.compatible import compatible, equal_weights, large_enough, owned
+from hubless.learn.compatible import compatible, large_enough, owned, summable
 from hubless.learn.kept import Kept
 from hubless.learn.kernels.choice import KINDS
 from hubless.learn.merges import mean
@@ -111,9 +111,12 @@ class Run:
         )  # fmt: skip
         self.shards = self._shards()
         if self.codec.hides:
-            equal_weights(self._first_plan())
+            summable(self._first_plan(), self.codec)
         if type(self.merge.reduce).check is not Reduce.check:
             large_enough(self._first_plan(), self.merge.reduce)
+        if any(type(hook).before is not Hook.before for hook in learning.hooks):
+            if why := self._ended(1, self._first_plan(), self._first_world()):
+                raise ConfigError(why)
         self._state: _State | None = None
 
     @property
@@ -159,9 +162,11 @@ class Run:
         return shards.to(self.setting.device)
 
     def _first_plan(self) -> Plan:
-        overlay, everyone = self.learning.overlay, list(range(self.n))
-        world = World(self.n, self.setting.seed, self.shards.sizes.cpu(), everyone, lambda _: True)
+        overlay, world = self.learning.overlay, self._first_world()
         return overlay.plan(1, world, overlay.init(world))
+
+    def _first_world(self) -> World:
+        return World(self.n, self.setting.seed, self.shards.sizes.cpu(), list(range(self.n)), lambda _: True)
 
     def _build(self) -> _State:
         setting, learning = self.setting, self.learning
@@ -201,10 +206,15 @@ class Run:
             yield observer.start()
             yield from self.learning.figures
         try:
+            last = first - 1
             for t in range(first, self.rounds + 1):
                 self._aggregator = int((state.book.get("holders") or [state.book.get("aggregator", 0)])[0])
                 weather = self.faults.at(t)
-                plan = self.learning.overlay.plan(t, self._world(state.wiring, weather), state.book)
+                world = self._world(state.wiring, weather)
+                plan = self.learning.overlay.plan(t, world, state.book)
+                if why := self._ended(t, plan, world):
+                    yield Record("event", last, data={"text": f"ended before its last round: {why}", "level": "warning"})
+                    break
                 yield from observer.weather(t, weather)
                 state.wiring.losses.clear()
                 chatter = self.learning.overlay.chatter(t, state.book)
@@ -218,12 +228,17 @@ class Run:
                 outcome = self.learning.overlay.outcome(t, state.book)
                 record = observer.round(t, weather, done.trained, outcome, chatter.metrics if chatter else {})
                 yield from observer.events(t)
-                state.round = t
+                state.round = last = t
                 yield record
-            outcome = self.learning.overlay.outcome(self.rounds, state.book)
-            yield observer.end(self.faults.at(self.rounds), outcome)
+            outcome = self.learning.overlay.outcome(last, state.book)
+            yield observer.end(last, self.faults.at(last), outcome)
         finally:
             state.wiring.workers.close()
+
+    def _ended(self, t: int, plan: Plan, world: World) -> str | None:
+        """Why some hook lets the run go no further than the round before t."""
+        said = (hook.before(t, plan, world) for hook in self.learning.hooks)
+        return next((why for why in said if why), None)
 
     def _report(self, t: int, plan: Any, state: _State) -> None:
         overlay = self.learning.overlay
