@@ -114,9 +114,9 @@ class Run:
             summable(self._first_plan(), self.codec)
         if type(self.merge.reduce).check is not Reduce.check:
             large_enough(self._first_plan(), self.merge.reduce)
-        if any(type(hook).before is not Hook.before for hook in learning.hooks):
-            if why := self._ended(1, self._first_plan(), self._first_world()):
-                raise ConfigError(why)
+        asks = any(type(hook).before is not Hook.before for hook in learning.hooks)
+        if asks and (why := self._ended(1, self._first_plan(), self._first_world())):
+            raise ConfigError(why)
         self._state: _State | None = None
 
     @property
@@ -213,7 +213,7 @@ class Run:
                 world = self._world(state.wiring, weather)
                 plan = self.learning.overlay.plan(t, world, state.book)
                 if why := self._ended(t, plan, world):
-                    yield Record("event", last, data={"text": f"ended before its last round: {why}", "level": "warning"})
+                    yield Record("event", last, data={"text": f"the run ends: {why}", "level": "warning"})
                     break
                 yield from observer.weather(t, weather)
                 state.wiring.losses.clear()

@@ -101,7 +101,7 @@ class Observer:
             metrics |= scores
         for hook in self.wiring.hooks:
             view = View(
-                t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards,
+                t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards, trained,
                 peers, self.wiring.seed,
             )  # fmt: skip
             metrics |= hook.round(view)
@@ -118,11 +118,11 @@ class Observer:
 
         return exclude
 
-    def end(self, weather: Weather, outcome: list[int] | None) -> Record:
-        """Final metrics on the whole test set."""
+    def end(self, t: int, weather: Weather, outcome: list[int] | None) -> Record:
+        """Final metrics on the whole test set, after round t."""
         metrics, peers = self._scores(weather, outcome, whole=True)
         metrics |= self.wiring.meter.metrics()
-        return Record("end", self.run.rounds, metrics, peers, {"finished": True})
+        return Record("end", t, metrics, peers, {"finished": True})
 
     def _scores(
         self, weather: Weather, outcome: list[int] | None, *, whole: bool

@@ -379,6 +379,7 @@ class Attack:
 class View:
     """What a hook sees after a round: the population, its data and the metrics so far.
 
+    trained: who trained in the round ``[N]``
     peers: metrics of each peer, where the round was evaluated and the population is not too large for them
     """
 
@@ -388,6 +389,7 @@ class View:
     metrics: Mapping[str, float]
     exclude: Callable[[int], None]
     shards: Shards
+    trained: Tensor
     peers: Mapping[str, list[float | None]] = field(default_factory=dict)
     seed: int = 0
 
@@ -401,6 +403,10 @@ class Hook:
         self, exchange: Exchange, messages: Mapping[int, Message], population: Population
     ) -> Mapping[int, float] | None:
         """Factors on the senders' weights; 0 drops a message."""
+        return None
+
+    def before(self, t: int, plan: Plan, world: World) -> str | None:
+        """Why the run must end before round t, in words; None lets it go on. Round 1 may be asked for twice."""
         return None
 
     def round(self, view: View) -> Mapping[str, float]:

@@ -110,6 +110,9 @@ def tiles(records: Records, seconds: float | None) -> list[Tile]:
     found.append(("Rounds", f"{rounds:,}", f"of {planned:,} planned" if short else ""))
     if (total := final(records, "bytes")) is not None and peers:
         found.append(("Sent by a peer", size(total / peers), f"{size(total)} by all"))
+    if (epsilon := final(records, "epsilon")) is not None:
+        delta = final(records, "delta")
+        found.append(("Epsilon", f"{epsilon:.3g}", f"at delta = {delta:g}; less is safer" if delta is not None else ""))
     if (clock := final(records, "clock")) is not None:
         found.append(("Simulated time", duration(clock), "by the link model"))
     if seconds is not None:

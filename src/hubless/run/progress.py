@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A sink that shows rounds, time left, accuracy, bytes, peers alive and the simulated clock.
+    """A sink that shows rounds, time left, accuracy, privacy, bytes, peers alive and the simulated clock.
 
     On a terminal: a live bar with events above it. Elsewhere: at most a line every tenth of the rounds, and the
     events. On close it says how to resume an interrupted run. ``console`` defaults to standard output.
@@ -57,6 +57,8 @@ class Progress:
     def _text(self) -> str:
         seen = self._seen
         words = [f"{name} {seen[name]:.3f}" for name in ("accuracy", "loss") if name in seen][:1]
+        if "epsilon" in seen:
+            words.append(f"epsilon {seen['epsilon']:.3g}")
         if "bytes" in seen:
             words.append(human_bytes(seen["bytes"]))
         if "alive" in seen:
