@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from hypothesis import settings
 from torch import nn
 
 from hubless.learn import keys
@@ -11,6 +12,8 @@ from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model
 
+PATIENT = settings(deadline=None)
+FEW = settings(deadline=None, max_examples=30)
 MODEL = Model(
     lambda: nn.Sequential(nn.Linear(20, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)),
     groups={"trunk": ["0.", "1."], "head": ["2."]},

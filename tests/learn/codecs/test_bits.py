@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import CONTEXT, DELTA, same
+from messages import CONTEXT, DELTA, PATIENT, same
 
 from hubless.errors import CodecError, ConfigError
 from hubless.learn.codecs import BitPack
@@ -11,6 +11,7 @@ from hubless.learn.codecs.bits import packed, packed_size, unpacked
 from hubless.parts import make
 
 
+@PATIENT
 @given(st.integers(1, 62), st.integers(0, 40), st.integers(0, 2**32))
 def test_values_come_back_from_exactly_their_bits(width, count, seed):
     values = np.random.default_rng(seed).integers(0, 1 << width, count, dtype=np.uint64)
@@ -19,6 +20,7 @@ def test_values_come_back_from_exactly_their_bits(width, count, seed):
     assert unpacked(data, width, count).tolist() == values.tolist()
 
 
+@PATIENT
 @given(st.integers(1, 62), st.binary(max_size=60), st.integers(0, 100))
 def test_any_bytes_of_the_right_length_are_values(width, data, count):
     row = np.frombuffer(data, np.uint8)
@@ -39,7 +41,7 @@ def test_type_shape_and_facts_come_back():
     data, _ = codec.encode(m, {}, CONTEXT)
     assert same(codec.decode(data, CONTEXT), m)
     coded, _ = BitPack(4).forward(m, {}, CONTEXT)
-    assert coded["w/bits"].numel() == 2 + 2 * 4 + 6
+    assert coded["w/bits"].numel() == 3 + 2 * 4 + 6
     assert coded["large"] is m["large"]
 
 
@@ -63,6 +65,11 @@ def test_bytes_that_do_not_fit_their_shape():
         with pytest.raises(CodecError):
             BitPack(4).inverse({"w/bits": bad}, 1, CONTEXT)
     huge = coded.clone()
-    huge[2:6] = 255
+    huge[3:7] = 255
     with pytest.raises(CodecError, match="need"):
         BitPack(4).inverse({"w/bits": huge}, 1, CONTEXT)
+
+
+def test_bits_of_another_width_are_another_stage_s():
+    m, codec = {"w": torch.arange(9)}, make("codec", "bits:5+bits:4+bits:8")
+    assert same(codec.decode(codec.encode(m, {}, CONTEXT)[0], CONTEXT), m)

@@ -90,7 +90,7 @@ class BitPack(Stage):
                     f"{name} holds {int(value.min())} to {int(value.max())}; {self.width} bits hold 0 to "
                     f"{(1 << self.width) - 1}"
                 )
-            front = np.frombuffer(head(value.dtype, tuple(value.shape)), np.uint8)
+            front = np.frombuffer(bytes([self.width]) + head(value.dtype, tuple(value.shape)), np.uint8)
             return {"bits": torch.from_numpy(np.concatenate([front, packed(array(value).reshape(-1), self.width)]))}
 
         return replaced(m, change), s
@@ -99,10 +99,12 @@ class BitPack(Stage):
         """The integers again. Raises CodecError for bytes that do not fit their shape."""
         return restored(m, ("bits",), self._unpack)
 
-    def _unpack(self, name: str, parts: list[Tensor]) -> Tensor:
+    def _unpack(self, name: str, parts: list[Tensor]) -> Tensor | None:
         if parts[0].dtype != torch.uint8 or parts[0].dim() != 1:
             raise CodecError(f"{name}: packed bits are a row of bytes")
         reader = Reader(array(parts[0]))
+        if reader.fields("B")[0] != self.width:
+            return None  # those of another stage
         dtype, shape = reader.head()
         if dtype not in INTEGERS:
             raise CodecError(f"{name}: {dtype} does not come in bits")

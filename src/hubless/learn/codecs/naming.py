@@ -26,21 +26,28 @@ def replaced(m: Message, change: Callable[[str, Tensor], Mapping[str, Tensor] | 
     return new
 
 
-def restored(m: Message, parts: tuple[str, ...], build: Callable[[str, list[Tensor]], Tensor]) -> Message:
-    """The inverse: ``build`` makes a tensor of its parts. Raises CodecError when a part of one is missing."""
+def restored(m: Message, parts: tuple[str, ...], build: Callable[[str, list[Tensor]], Tensor | None]) -> Message:
+    """The inverse: ``build`` makes a tensor of its parts; where it gives None, they are left as they are.
+
+    So are parts of which others are missing: an earlier stage of the same kind made them, and a later one coded those.
+    Raises CodecError when a tensor is there already.
+    """
     new: Message = {}
     done: set[str] = set()
     for name, value in m.items():
         stem, _, what = name.rpartition("/")
-        if not stem or what not in parts:
+        if name in done:
+            continue
+        made = None
+        if stem and what in parts and all(f"{stem}/{part}" in m for part in parts):
+            made = build(stem, [m[f"{stem}/{part}"] for part in parts])
+        if made is None:
             new[name] = value
-        elif stem not in done:
-            done.add(stem)
-            if missing := [part for part in parts if f"{stem}/{part}" not in m]:
-                raise CodecError(f"{stem}: no {missing[0]}")
-            if stem in m:
-                raise CodecError(f"{stem} comes twice")
-            new[stem] = build(stem, [m[f"{stem}/{part}"] for part in parts])
+            continue
+        if stem in m:
+            raise CodecError(f"{stem} comes twice")
+        done |= {f"{stem}/{part}" for part in parts}
+        new[stem] = made
     return new
 
 
