@@ -130,6 +130,7 @@ class Streaming:
         box = Gathered(arrives, keep=not merge.reduce.linear or wiring.judges or self._omniscient)
         sizes = torch.zeros(wiring.n, dtype=torch.float64)
         late: list[tuple[int, Message, Context, State]] = []
+        honest: dict[int, Message] = {}  # as they are meant, before any codec
         for visit in self._visits(step, t, k, weather, waiting, seen, box, trained):
             if visit.sums is not None and visit.said is not None:
                 box.add_sums(visit.done.peers, visit.sums)
@@ -138,11 +139,12 @@ class Streaming:
             for peer, m, ctx, s in self._spoken(visit):
                 if self._omniscient and peer in wiring.hostile:
                     late.append((peer, m, ctx, s))
-                else:
-                    sizes[peer] = self._send(box, peer, m, ctx, s, None)
-        honest = list(box.kept.values())
+                    continue
+                if self._omniscient:
+                    honest[peer] = m
+                sizes[peer] = self._send(box, peer, m, ctx, s, None)
         for peer, m, ctx, s in late:
-            sizes[peer] = self._send(box, peer, m, ctx, s, honest)
+            sizes[peer] = self._send(box, peer, m, ctx, s, [honest[one] for one in sorted(honest)])
         delivery = deliver(step, weather, k, trained)  # those whose numbers blew up sent nothing
         charge(wiring.meter, delivery, sizes[delivery.src], wiring.links)
         for peer, factor in wiring.judged(step, box.kept).items():

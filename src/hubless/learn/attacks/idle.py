@@ -16,9 +16,9 @@ from hubless.parts import part
 
 @dataclass(frozen=True)
 class Still(Local):
-    """No training: the model stays as it was received. One sample is looked at, only to have a training loss."""
+    """No training: the model stays as it was received. Two samples are looked at, only to have a training loss."""
 
-    batch: int = 1
+    batch: int = 2  # BatchNorm has no statistics of one
     steps: int | None = 1
     epochs: int | None = None
 
