@@ -14,6 +14,7 @@ from hubless.learn.model import Model
 
 State = dict[str, Tensor]
 Message = dict[str, Tensor]
+NO_CLASSES = torch.zeros(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
@@ -41,13 +42,14 @@ class Slope(Protocol):
 class Context:
     """What a part may know.
 
-    Under mapping ``peer``, ``n``, ``steps``, ``key``, ``secret`` and ``start`` are tensors of the chunk; the rest stay
-    Python values, so a mapped part never branches on ``peer``.
+    Under mapping ``peer``, ``n``, ``classes``, ``steps``, ``key``, ``secret`` and ``start`` are tensors of the chunk;
+    the rest stay Python values, so a mapped part never branches on ``peer``.
 
     t:       round, 1-based
     k:       index of the step in the round's plan
     peer:    id of the peer
     n:       its own training samples
+    classes: how many of these each class has ``[L]``; ``[0]`` where there are no classes
     N:       peers in the population
     steps:   local steps of this peer in this round
     rate:    learning rate of this round
@@ -55,8 +57,9 @@ class Context:
     phase:   name of the exchange
     kind:    of the message: ``model``, ``delta`` or ``predictions``
     start:   the row before this round's training
-    own:     gives its training set (looped parts only)
+    own:     gives its training set, ``apart`` the samples that it holds out (looped parts only)
     to:      the receiver (messages made per target only)
+    receivers: all planned receivers of a message but its sender, for codecs that remember
     group:   the planned senders of this inbox; ``senders`` those that arrived
     counts:  how many sent each name
     part:    which piece of its row the peer is to say, and of how many (exchanges that are planned in parts)
@@ -73,6 +76,7 @@ class Context:
     k: int = 0
     peer: int | Tensor = 0
     n: int | Tensor = 0
+    classes: Tensor = NO_CLASSES
     steps: int | Tensor = 0
     rate: float = 0.0
     role: str = "train"
@@ -83,7 +87,9 @@ class Context:
     pairs: int | Tensor = 0
     start: Tensor | None = None
     own: Callable[[], Batch] | None = None
+    apart: Callable[[], Batch] | None = None
     to: int | None = None
+    receivers: tuple[int, ...] = ()
     group: tuple[int, ...] = ()
     senders: tuple[int, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +102,13 @@ class Context:
         if self.own is None:
             raise RuntimeError("ctx.data is there for parts that are not mapped: set vectorised = False")
         return self.own()
+
+    @property
+    def held(self) -> Batch:
+        """The samples that the peer holds out from training, of its own classes; empty without ``Workload.held``."""
+        if self.apart is None:
+            raise RuntimeError("ctx.held is there for parts that are not mapped: set vectorised = False")
+        return self.apart()
 
     def grad(self, w: Tensor, s: State, batch: Batch) -> tuple[Tensor, State]:
         """Gradient ``[D]`` of the mean loss on a batch, and the state with its buffers moved on."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from hubless.learn.wire import Delivery, charge
 
 Address = tuple[int, int | None]  # sender, and receiver where messages are made for one
 Inboxes = dict[int, list[Entry]]
+MEMORY = "codec"  # entry of a receiver's book: what a codec that remembers keeps, by sender
 
 
 def exchange_messages(moment: Moment, delivery: Delivery) -> None:
@@ -42,8 +44,8 @@ def _address(moment: Moment, sender: int, to: int) -> Address:
     return sender, to if moment.wiring.merge.per_target else None
 
 
-def _context(moment: Moment, address: Address) -> Context:
-    return moment.context(moment.wiring.behind(address[0]), to=address[1])
+def _context(moment: Moment, address: Address, **more: Any) -> Context:
+    return moment.context(moment.wiring.behind(address[0]), to=address[1], **more)
 
 
 def _made(moment: Moment, delivery: Delivery) -> dict[Address, Message]:
@@ -78,41 +80,77 @@ def _coded(moment: Moment, delivery: Delivery, said: Mapping[Address, Message]) 
     wiring, codec = moment.wiring, openly(moment.wiring.codec)
     pairs = list(zip(delivery.src.tolist(), delivery.dst.tolist(), strict=True))
     away = {a for a, b in pairs if a != b}
-    coded = [address for address in said if address[0] in away or moment.exchange.collect]
+    coded = {address: None for address in said if address[0] in away or moment.exchange.collect}
     if codec.plain:
         sizes = {address: codec.length(said[address]) for address in coded}
         heard = dict(said)
     else:
         packets = _encoded(moment, codec, said, coded)
         sizes = {address: len(data) for address, data in packets.items()}
-        heard = {address: m for address, m in said.items() if address not in packets}
-        heard |= _decoded(moment, codec, packets)
+        heard = {address: m for address, m in said.items() if address not in coded}
+        remembers = codec.remembers
+        heard |= _recalled(moment, delivery, codec, packets) if remembers else _decoded(moment, codec, packets)
     each = [sizes.get(_address(moment, a, b), 0) for a, b in pairs]
     charge(wiring.meter, delivery, torch.tensor(each, dtype=torch.float64), wiring.links)
     return heard
 
 
 def _encoded(
-    moment: Moment, codec: Codec, said: Mapping[Address, Message], coded: list[Address]
+    moment: Moment, codec: Codec, said: Mapping[Address, Message], coded: Iterable[Address]
 ) -> dict[Address, bytes]:
     packets: dict[Address, bytes] = {}
     fresh: dict[int, State] = {}
+    receivers = _receivers(moment) if codec.remembers else {}
     for address in coded:
         peer = address[0]
         s = fresh[peer] if peer in fresh else moment.wiring.population.peer(peer)[2]
-        packets[address], fresh[peer] = codec.encode(said[address], s, _context(moment, address))
+        ctx = _context(moment, address, receivers=receivers.get(peer, ()))
+        try:
+            packets[address], fresh[peer] = codec.encode(said[address], s, ctx)
+        except MessageError as error:
+            moment.wiring.events.append(f"message of peer {peer} cannot be coded: {error}")
     for peer, s in fresh.items():
         moment.put(peer, None, s)
     return packets
 
 
+def _receivers(moment: Moment) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = defaultdict(tuple)
+    for sender, to in zip(moment.exchange.src.tolist(), moment.exchange.dst.tolist(), strict=True):
+        if sender != to:
+            found[sender] += (to,)
+    return found
+
+
 def _decoded(moment: Moment, codec: Codec, packets: Mapping[Address, bytes]) -> dict[Address, Message]:
+    """Every message once."""
     found = {}
     for address, data in packets.items():
         try:
             found[address] = codec.decode(data, _context(moment, address))
         except MessageError as error:
             moment.wiring.events.append(f"message of peer {address[0]} does not decode: {error}")
+    return found
+
+
+def _recalled(
+    moment: Moment, delivery: Delivery, codec: Codec, packets: Mapping[Address, bytes]
+) -> dict[Address, Message]:
+    """Every message once for each receiver, with what that one keeps of its sender."""
+    found: dict[Address, Message] = {}
+    failed: Counter[str] = Counter()
+    src, dst, _ = delivery.kept
+    for sender, to in zip(src.tolist(), dst.tolist(), strict=True):
+        address = _address(moment, sender, to)
+        if address not in packets or (sender == to and not moment.exchange.collect):
+            continue
+        memory = moment.wiring.population.book(to).setdefault(MEMORY, {}).setdefault(sender, {})
+        try:
+            found[sender, to] = codec.decode(packets[address], _context(moment, address, memory=memory))
+        except MessageError as error:
+            failed[str(error)] += 1
+    for why, times in failed.items():
+        moment.wiring.events.append(f"messages in {moment.exchange.name!r} that do not decode: {times}: {why}")
     return found
 
 
@@ -132,7 +170,7 @@ def _deliver(
             heard.add(sender)
         address = _address(moment, sender, to)
         mine = sender == to and not moment.exchange.collect
-        m = own[address] if mine else said.get(address)
+        m = own[address] if mine else said.get((sender, to) if wiring.codec.remembers else address)
         if m is None or not (mine or moment.accepts(to, sender, m)):
             wiring.meter.rejected += 1
             continue

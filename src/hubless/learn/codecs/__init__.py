@@ -3,6 +3,7 @@
 from hubless.learn.codecs.bits import BitPack
 from hubless.learn.codecs.clusters import KMeans
 from hubless.learn.codecs.compressed import Deflate, Huffman, Zstd
+from hubless.learn.codecs.delta import Delta
 from hubless.learn.codecs.fedzip import BestOf, TopZ
 from hubless.learn.codecs.feedback import ErrorFeedback
 from hubless.learn.codecs.floats import Half
@@ -17,6 +18,7 @@ __all__ = [
     "BitPack",
     "Codec",
     "Deflate",
+    "Delta",
     "ErrorFeedback",
     "Half",
     "Huffman",
