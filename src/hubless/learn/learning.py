@@ -152,6 +152,7 @@ class Run:
         shards = self.learning.workload.shards(self.setting.seed)
         for model, _ in self.models:
             model.check(shards.test_x, shards.test_y, len(shards.data.classes))
+            self.merge.check(model, shards)
         if self.attack is not None:
             self.attack.check(len(shards.data.classes), tuple(shards.x.shape[1:]))
             self.attack = self.attack.fitted(len(shards.data.classes))

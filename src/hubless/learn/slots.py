@@ -291,6 +291,9 @@ class Merge:
     per_target: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
+    def check(self, model: Model, shards: Shards) -> None:
+        """Raise ConfigError when the merge cannot work with such a network, or with what the peers hold."""
+
     def init(self, model: Model) -> State:
         """Entries of one peer's state."""
         return {}

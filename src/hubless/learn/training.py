@@ -173,7 +173,8 @@ class Job:
         key = key.to(place)
         context = Context(
             t=self.t, N=self.N, model=self.model, slope=session, k=self.k, peer=peers.to(place), n=sizes.to(place),
-            steps=steps_of(self.local, sizes).to(place), rate=self.local.rate(self.t), role=self.role,
+            classes=self.shards.classes[peers].to(place), steps=steps_of(self.local, sizes).to(place),
+            rate=self.local.rate(self.t), role=self.role,
             key=key, secret=keys.fold(key, "secret"), start=start,
         )  # fmt: skip
         return Trained(peers, start, *self._stepped(context, session.losses, start, state, everything))
@@ -219,7 +220,7 @@ class Job:
         return rows, s, total / number.clamp_min(1)
 
 
-PER_PEER = ("peer", "n", "steps", "key", "secret", "start")
+PER_PEER = ("peer", "n", "classes", "steps", "key", "secret", "start")
 
 
 def _mapped(context: Context, work: Callable[..., T], rows: Tensor, s: State, batch: Batch | None) -> T:

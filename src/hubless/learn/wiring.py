@@ -95,15 +95,20 @@ class Wiring:
         """What a part may know outside training."""
         key = keys.fold(keys.fold(self.seed, "round", t, k), peer)
         if not isinstance(peer, Tensor):
-            more["own"] = partial(self.own, peer)
+            more |= {"own": partial(self.own, peer), "apart": partial(self.apart, peer)}
         return Context(
             t=t, N=self.n, model=model, slope=NoSlope(), k=k, peer=peer, n=self.shards.sizes[peer],
-            key=key, secret=keys.fold(key, "secret"), pairs=keys.fold(self.seed, "pair", t, k), **more,
+            classes=self.shards.classes[peer], key=key, secret=keys.fold(key, "secret"),
+            pairs=keys.fold(self.seed, "pair", t, k), **more,
         )  # fmt: skip
 
     def own(self, peer: int) -> Batch:
         """One peer's training set."""
         return Batch(*self.shards.own(peer))
+
+    def apart(self, peer: int) -> Batch:
+        """One peer's held-out samples."""
+        return Batch(*self.shards.held(peer))
 
     def ready(self, step: Train, role: str, weather: Weather, reached: Mapping[str, Tensor]) -> Tensor:
         """Peers that train in a role now: alive, with data, reached."""

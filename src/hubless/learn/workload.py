@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hubless.data.partition import Partition
 from hubless.errors import ConfigError
+from hubless.learn.held import set_apart
 from hubless.learn.model import Loss, Model
 from hubless.parts import make
 
@@ -28,6 +30,7 @@ class Workload:
     peers:     number of peers
     model:     an ``Architecture`` (or its name), or a ``Model`` of your own
     samples:   training samples of the whole population; 0 takes all there are
+    held:      samples of each of its classes that every peer has beside its training set; part of no other set
     test:      test samples that every peer is evaluated on during the run; the end uses all of them
     frozen:    prefixes of parameters that are neither trained nor sent
     loss:      (output, target) -> one value a sample, in place of the task's own
@@ -38,6 +41,7 @@ class Workload:
     peers: int
     model: Architecture | Model | str
     samples: int = 0
+    held: int = 0
     test: int = 1000
     frozen: tuple[str, ...] = ()
     loss: Loss | None = None
@@ -65,13 +69,15 @@ class Workload:
 
     def shards(self, seed: int) -> Shards:
         """Every peer's share, for a seed. Raises ConfigError when there is too little data."""
-        data = self._dataset
+        data, apart = self._dataset, None
+        if self.held:
+            data, apart = set_apart(data, self.held, self.peers, seed)
         if self.samples:
             data = data.subset(self.samples, seed)
         partition = make("partition", self.partition)
         if len(data.y) < self.peers:
             raise ConfigError(f"samples: {len(data.y)} training samples cannot be split among {self.peers} peers")
-        return Shards.of(data, partition, self.peers, seed, self.test)
+        return Shards.of(data, partition, self.peers, seed, self.test, apart)
 
 
 class Shards:
@@ -79,6 +85,7 @@ class Shards:
 
     x, y:       training samples ``[M, ...]``
     flat:       indices into x, peer after peer ``[M]``; peer i has ``flat[start[i] : start[i] + sizes[i]]``
+    classes:    training samples of each class at each peer ``[peers, classes]``; ``[peers, 0]`` without classes
     test_x, y:  the whole test set; the first ``few`` rows are used during the run
     """
 
@@ -91,10 +98,17 @@ class Shards:
         self.flat = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
         self.test_x, self.test_y, self.few = test_x, test_y, few
         self.data = data
+        self.classes = self._classes()
+        self._apart: list[tuple[Tensor, Tensor]] = []
 
     @staticmethod
-    def of(data: Dataset, partition: Partition, peers: int, seed: int, few: int) -> Shards:
-        """Split a data set; feature shift changes a peer's own training inputs."""
+    def of(
+        data: Dataset, partition: Partition, peers: int, seed: int, few: int, apart: NDArray[Any] | None = None
+    ) -> Shards:
+        """Split a data set; feature shift changes a peer's own inputs.
+
+        apart: what is held out ``[classes, peers, each, ...]``
+        """
         parts = [torch.from_numpy(part) for part in partition.split(data.y, peers, seed)]
         x = torch.from_numpy(data.x)
         if type(partition).shift is not Partition.shift:
@@ -103,13 +117,17 @@ class Shards:
                 x[part] = torch.from_numpy(partition.shift(data.x[part.numpy()], peer, peers))
         order = torch.randperm(len(data.test_y), generator=torch.Generator().manual_seed(seed))
         test_x, test_y = torch.from_numpy(data.test_x)[order], torch.from_numpy(data.test_y)[order]
-        return Shards(x, torch.from_numpy(data.y), parts, test_x, test_y, min(few, len(order)), data)
+        shards = Shards(x, torch.from_numpy(data.y), parts, test_x, test_y, min(few, len(order)), data)
+        if apart is not None:
+            shards._apart = [_own_part(apart, shards.classes[peer], partition, peer, peers) for peer in range(peers)]
+        return shards
 
     def to(self, device: str) -> Shards:
         """The samples on another device; who holds which stays on the processor, where plans are made."""
         if device != "cpu":
             for name in ("x", "y", "test_x", "test_y"):
                 setattr(self, name, getattr(self, name).to(device))
+            self._apart = [(x.to(device), y.to(device)) for x, y in self._apart]
         return self
 
     def pick(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,13 +142,28 @@ class Shards:
         index = self.flat[first : first + size]
         return self.x[index], self.y[index]
 
+    def held(self, peer: int) -> tuple[Tensor, Tensor]:
+        """One peer's held-out samples of its own classes; none where nothing is held out."""
+        return self._apart[peer] if self._apart else (self.x[:0], self.y[:0])
+
     def counts(self) -> list[list[int]] | None:
         """Samples of each class at each peer ``[peers][classes]``; None where there are no classes."""
-        classes = len(self.data.classes)
-        if self.data.task != "classification" or not classes:
-            return None
+        counts: list[list[int]] = self.classes.tolist()
+        return counts if self.classes.shape[1] else None
+
+    def _classes(self) -> Tensor:
+        classes = len(self.data.classes) if self.data.task == "classification" else 0
+        if not classes:
+            return torch.zeros(len(self.sizes), 0, dtype=torch.int64)
         peer = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes)
-        cell = peer * classes + self.y[self.flat].cpu()
-        table = torch.bincount(cell, minlength=len(self.sizes) * classes)
-        counts: list[list[int]] = table.reshape(len(self.sizes), classes).tolist()
-        return counts
+        table = torch.bincount(peer * classes + self.y[self.flat], minlength=len(self.sizes) * classes)
+        return table.reshape(len(self.sizes), classes)
+
+
+def _own_part(
+    apart: NDArray[Any], counts: Tensor, partition: Partition, peer: int, peers: int
+) -> tuple[Tensor, Tensor]:
+    """Of what is held out ``[classes, peers, each, ...]``, one peer's part of the classes that it trains on."""
+    classes = torch.nonzero(counts).flatten()
+    x = apart[classes.numpy(), peer].reshape(-1, *apart.shape[3:])
+    return torch.from_numpy(partition.shift(x, peer, peers)), classes.repeat_interleave(apart.shape[2])

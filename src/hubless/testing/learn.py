@@ -91,7 +91,8 @@ class _Stage:
         start = torch.zeros_like(self.W[peer])
         return Context(
             t=1, N=PEERS, model=self.model, slope=Session(Loop(self.model)), peer=peer, n=8, steps=2, rate=0.1,
-            phase=phase, kind=kind, key=key, secret=keys.fold(key, "secret"), start=start, own=self.own, **more,
+            phase=phase, kind=kind, key=key, secret=keys.fold(key, "secret"), start=start, own=self.own,
+            apart=self.own, classes=torch.tensor([3, 3, 2]), **more,
         )  # fmt: skip
 
 
