@@ -121,8 +121,15 @@ def _nested(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 @joins("codec")
 def join(*codecs: Codec) -> Codec:
-    """One pipeline of several; the packer is the last one that is not ``Raw``."""
-    stages = _nested(tuple(stage for codec in codecs for stage in codec.stages))
+    """One pipeline of several; the packer is the last one that is not ``Raw``.
+
+    Before a stage that hides, integers are left as they are: it sums them, and packs what it makes of them itself.
+    """
+    from hubless.learn.codecs.bits import BitPack
+
+    every = [stage for codec in codecs for stage in codec.stages]
+    hidden = any(stage.hides for stage in every)
+    stages = _nested(tuple(stage for stage in every if not (hidden and isinstance(stage, BitPack))))
     packers = [codec.packer for codec in codecs if type(codec.packer) is not Raw]
     if len(packers) > 1:
         names = " and ".join(type(packer).__name__ for packer in packers)
