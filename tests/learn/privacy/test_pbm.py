@@ -63,7 +63,7 @@ def test_a_sum_decodes_to_the_mean():
 def test_codecs_keep_their_contract():
     for kind in ("model", "delta"):
         check_codec("pbm:0.3", kind=kind)
-        check_codec("pbm:0.3:m=15:packed=no", kind=kind)
+        check_codec("pbm:0.3:m=15", kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_bad_names_and_bytes():
     with pytest.raises(ConfigError, match="theta"):
         make("codec", "pbm:0.02:16:half")
     with pytest.raises(CodecError, match=r"outside 0\.\.16"):
-        PBM(16, 1.0, 0.25).inverse({"w": torch.tensor([17])}, 1, None)
+        PBM(16, 1.0, 0.25).inverse({"w/private": torch.tensor([17])}, 1, None)

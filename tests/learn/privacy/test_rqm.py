@@ -1,4 +1,3 @@
-import itertools
 import math
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from hubless.learn import keys
 from hubless.learn.context import Context
 from hubless.learn.model import Model
 from hubless.learn.privacy import RQM, Clip, Rounding, calibrate
+from hubless.learn.privacy.rqm import enumerated
 from hubless.learn.wiring import NoSlope
 from hubless.models.zoo import softmax
 from hubless.parts import make
@@ -24,20 +24,6 @@ DRAWS = 200_000
 
 def context(**more):
     return Context(t=1, N=2, model=MODEL, slope=NoSlope(), kind="delta", key=1, secret=2, **more)
-
-
-def enumerated(mechanism, x):
-    """Probabilities by going through all 2^(m - 2) sets of kept levels, as the mechanism is defined."""
-    m, q, levels = mechanism.m, mechanism.q, mechanism.levels()
-    pmf = np.zeros(m)
-    for kept in itertools.product((False, True), repeat=m - 2):
-        chance = math.prod(q if keep else 1 - q for keep in kept)
-        places = [0, *(i for i, keep in enumerate(kept, 1) if keep), m - 1]
-        a, b = next((a, b) for a, b in itertools.pairwise(places) if x <= levels[b] or b == m - 1)
-        up = (x - levels[a]) / (levels[b] - levels[a])
-        pmf[b] += chance * up
-        pmf[a] += chance * (1 - up)
-    return pmf
 
 
 mechanisms = st.builds(RQM, st.integers(2, 9), st.just(1.5), st.floats(0.05, 4), st.floats(0.02, 0.98))
@@ -106,8 +92,8 @@ def test_calibration_refuses_what_cannot_be():
 def test_a_sum_decodes_to_the_mean_of_what_its_messages_decode_to(levels):
     mechanism = RQM(16, 0.02, 0.02, 0.42)
     z = torch.tensor(levels, dtype=torch.int16)
-    each = mechanism.inverse({"w": z}, 1, context())["w"]
-    total = mechanism.inverse({"w": z.sum()[None]}, len(levels), context())["w"]
+    each = mechanism.inverse({"w/private": z}, 1, context())["w"]
+    total = mechanism.inverse({"w/private": z.sum()[None]}, len(levels), context())["w"]
     assert float(total) == pytest.approx(float(each.mean()), abs=1e-7)
 
 
@@ -118,11 +104,11 @@ def test_coordinates_are_independent_and_secret():
     again, _ = mechanism.forward(m, {}, context())
     public, _ = mechanism.forward(m, {}, replace(context(), key=5))
     other, _ = mechanism.forward(m, {}, replace(context(), secret=5))
-    assert torch.equal(first["w"], again["w"])
-    assert torch.equal(first["w"], public["w"])
-    assert not torch.equal(first["w"], first["v"])
-    assert not torch.equal(first["w"], other["w"])
-    values = mechanism.decode(torch.stack([first["w"], first["v"], other["w"]]).double())
+    assert torch.equal(first["w/private"], again["w/private"])
+    assert torch.equal(first["w/private"], public["w/private"])
+    assert not torch.equal(first["w/private"], first["v/private"])
+    assert not torch.equal(first["w/private"], other["w/private"])
+    values = mechanism.decode(torch.stack([first["w/private"], first["v/private"], other["w/private"]]).double())
     assert torch.corrcoef(values).fill_diagonal_(0).abs().max() < 0.04
     assert abs(float(torch.corrcoef(torch.stack([values[0][1:], values[0][:-1]]))[0, 1])) < 0.04
 
@@ -135,7 +121,7 @@ def test_mapped_over_peers_it_is_the_same():
     assert torch.equal(mechanism.encode(x, secrets), looped)
 
 
-@pytest.mark.parametrize("codec", ["rqm:0.3", "rqm:0.3:m=9:packed=no", "rqm:0.3:5:2:0.57"])
+@pytest.mark.parametrize("codec", ["rqm:0.3", "rqm:0.3:m=9", "rqm:0.3:5:2:0.57"])
 def test_codecs_keep_their_contract(codec):
     check_codec(codec)
     check_codec(codec, kind="delta")
@@ -184,17 +170,30 @@ def test_bad_mechanisms(values, words):
 )  # fmt: skip
 def test_what_nobody_can_have_sent_does_not_decode(z, count):
     with pytest.raises(CodecError):
-        RQM(16, 1.0, 1.0, 0.42).inverse({"w": z}, count, context())
+        RQM(16, 1.0, 1.0, 0.42).inverse({"w/private": z}, count, context())
 
 
 def test_the_largest_sum_decodes():
-    heard = RQM(16, 1.0, 1.0, 0.42).inverse({"w": torch.tensor([60])}, 4, context())
+    heard = RQM(16, 1.0, 1.0, 0.42).inverse({"w/private": torch.tensor([60])}, 4, context())
     assert float(heard["w"]) == pytest.approx(2.0)
 
 
-def test_integers_and_batchnorm_are_refused():
-    with pytest.raises(ConfigError, match=r"takes whole updates of floats, not torch\.int64"):
-        RQM(16, 1.0, 1.0, 0.42).forward({"w/index": torch.tensor([3])}, {}, context())
+def test_facts_pass_but_not_what_another_stage_tells_of_the_parameters():
+    mechanism, seen = RQM(16, 1.0, 1.0, 0.42), {"seen": torch.tensor([3])}
+    said, _ = mechanism.forward({"w": torch.zeros(2), **seen}, {}, context())
+    assert set(said) == {"w/private", "seen"}
+    assert mechanism.inverse(said, 1, context())["seen"] is seen["seen"]
+    with pytest.raises(ConfigError, match=r"the stage before RQM would tell 'w/index' in the clear"):
+        mechanism.forward({"w/values": torch.zeros(2), "w/index": torch.tensor([3])}, {}, context())
+
+
+def test_before_a_secure_sum_integers_are_not_packed():
+    stages = make("codec", "rqm:0.02+secure-sum").stages
+    assert [type(stage).__name__ for stage in stages] == ["Clip", "RQM", "SecureSum"]
+    assert type(make("codec", "rqm:0.02").stages[-1]).__name__ == "BitPack"
+
+
+def test_batchnorm_is_refused():
     normed = Model(lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)))
     with pytest.raises(ConfigError, match="BatchNorm's statistics, which RQM cannot protect"):
         RQM(16, 1.0, 1.0, 0.42).init(normed)

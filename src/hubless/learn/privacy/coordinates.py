@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from hubless.errors import CodecError, ConfigError
 from hubless.learn import keys
 from hubless.learn.codecs.bits import BitPack
+from hubless.learn.codecs.naming import numbers, of_row, replaced, restored
 from hubless.learn.codecs.pipeline import Codec
 from hubless.learn.context import Context, Message, State
 from hubless.learn.privacy.renyi import Array, RenyiAccountant
@@ -50,13 +51,16 @@ class Clip(Stage):
         bounded(self.c)
 
     def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
-        """Floating-point tensors clipped, others as they are."""
-        return {n: v.clamp(-self.c, self.c) if v.is_floating_point() else v for n, v in m.items()}, s
+        """Numbers clipped; facts beside them as they are."""
+        return {name: value.clamp(-self.c, self.c) if numbers(value) else value for name, value in m.items()}, s
 
 
 @dataclass(frozen=True)
 class Coordinatewise(Stage):
     """Each coordinate x in [-c, c] becomes a random integer whose mean decodes to x; sums decode to the mean.
+
+    ``NAME`` becomes ``NAME/private``. Integers and float64, the facts that a merge says beside its numbers, pass in the
+    clear and are not protected.
 
     m:      number of levels, or of trials
     c:      bound on a coordinate; with ``strict``, larger ones are a ConfigError instead of being clipped
@@ -80,9 +84,9 @@ class Coordinatewise(Stage):
         """Bits of one coordinate."""
         return (self.outcomes - 1).bit_length()
 
-    def codec(self, *, packed: bool = True) -> Codec:
-        """Clip, mechanism and, unless integers are to be summed before they are read, exact bits."""
-        return Codec((Clip(self.c), self, *([BitPack(self.bits)] if packed else [])))
+    def codec(self) -> Codec:
+        """Clip, mechanism, exact bits; joined with a secure sum, the integers are summed and not packed."""
+        return Codec((Clip(self.c), self, BitPack(self.bits)))
 
     def pmf(self, x: float) -> Array:
         """Exact probabilities of the outcomes ``[outcomes]`` for one coordinate."""
@@ -112,11 +116,6 @@ class Coordinatewise(Stage):
 
     def encode(self, x: Tensor, key: keys.Key) -> Tensor:
         """Outcomes for floats of any shape (after the key's own dimensions); what is no number counts as 0."""
-        if not x.is_floating_point():
-            raise ConfigError(
-                f"codec: {self._name} takes whole updates of floats, not {x.dtype}; what other stages say beside them"
-                " would be told in the clear, so put those behind it or leave them out"
-            )
         if self.strict and bool((x.abs() > torch.tensor(self.c, dtype=x.dtype, device=x.device)).any()):
             raise ConfigError(
                 f"codec: a coordinate of {float(x.abs().max()):g} is beyond c = {self.c:g}; put clip first"
@@ -125,30 +124,44 @@ class Coordinatewise(Stage):
         return z.to(torch.int16 if self.outcomes <= 1 << 15 else torch.int32)
 
     def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
-        """Floats to small integers, with randomness that others cannot predict."""
-        return {n: self.encode(v, keys.fold(ctx.secret, self._name, n)) for n, v in m.items()}, s
+        """Small integers, with randomness that others cannot predict.
+
+        Raises ConfigError behind a stage that says in the clear what it made of the parameters.
+        """
+
+        def change(name: str, value: Tensor) -> dict[str, Tensor] | None:
+            if numbers(value):
+                return {"private": self.encode(value, keys.fold(ctx.secret, self._name, name))}
+            if of_row(name, ctx):
+                raise ConfigError(
+                    f"codec: the stage before {self._name} would tell {name!r} in the clear; leave it out"
+                )
+            return None
+
+        return replaced(m, change), s
 
     def inverse(self, m: Message, count: int, ctx: Context) -> Message:
         """Floats again, from one message or the sum of ``count``. Raises CodecError for what nobody can have sent."""
-        found = {}
-        for name, z in m.items():
+
+        def build(name: str, parts: list[Tensor]) -> Tensor:
+            z, most = parts[0], count * (self.outcomes - 1)
             if z.is_floating_point() or z.dtype == torch.bool:
                 raise CodecError(f"{self._name}: {name} is {z.dtype}, not integers")
-            most = count * (self.outcomes - 1)
-            if z.numel() and (int(z.min()) < 0 or int(z.max()) > most):
+            if z.numel() and not 0 <= int(z.min()) <= int(z.max()) <= most:
                 raise CodecError(f"{self._name}: {name} has an index outside 0..{most}")
-            found[name] = self.decode(z.double(), count).to(torch.float32)
-        return found
+            return self.decode(z.double(), count).to(torch.float32)
+
+        return restored(m, ("private",), build)
 
     def variance(self, x: float) -> float:
         """Variance of the decoded value of one coordinate."""
         p, values = self.pmf(x), self.decode(torch.arange(self.outcomes, dtype=torch.float64)).numpy()
         return float((p * np.square(values - p @ values)).sum())
 
-    @cached_property
+    @property
     def accountant(self) -> RenyiAccountant:
         """The worst case over all inputs in [-c, c]."""
-        return self.between(*self.inputs())
+        return _accountant(self)
 
     def between(self, *inputs: float) -> RenyiAccountant:
         """The worst case over some inputs."""
@@ -157,6 +170,12 @@ class Coordinatewise(Stage):
     def mechanism(self) -> Mechanism | None:
         """Renyi divergence of ONE coordinate of one message; it adds up over coordinates and rounds."""
         return self.accountant.epsilon
+
+
+@lru_cache(64)
+def _accountant(mechanism: Coordinatewise) -> RenyiAccountant:
+    """One for all mechanisms alike: it remembers what it has computed."""
+    return mechanism.between(*mechanism.inputs())
 
 
 @part("codec", "clip")

@@ -62,6 +62,6 @@ class PBM(Coordinatewise):
 
 
 @part("codec", "pbm")
-def pbm(c: float, m: int = 16, theta: float = 0.25, packed: bool = True) -> Codec:
-    """Updates clipped to [-c, c], each coordinate sent as the successes of m trials; not packed under a sum."""
-    return PBM(m, c, theta).codec(packed=packed)
+def pbm(c: float, m: int = 16, theta: float = 0.25) -> Codec:
+    """Updates clipped to [-c, c], each coordinate sent as the successes of m trials."""
+    return PBM(m, c, theta).codec()

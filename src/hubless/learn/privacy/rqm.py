@@ -7,6 +7,7 @@ every input, without any noise being added.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -131,7 +132,21 @@ def calibrate(m: int, target_variance: float, *, c: float, delta: float) -> RQM:
     return RQM(m, c, delta, (few + many) / 2)
 
 
+def enumerated(mechanism: Rounding, x: float) -> Array:
+    """What ``pmf`` must give ``[m]``, by going through all 2^(m - 2) sets of kept levels, as the source defines it."""
+    m, q, levels = mechanism.m, mechanism.q, mechanism.levels()
+    pmf = np.zeros(m)
+    for kept in itertools.product((False, True), repeat=m - 2):
+        chance = math.prod(q if keep else 1 - q for keep in kept)
+        places = [0, *(i for i, keep in enumerate(kept, 1) if keep), m - 1]
+        a, b = next((a, b) for a, b in itertools.pairwise(places) if x <= levels[b] or b == m - 1)
+        up = (x - levels[a]) / (levels[b] - levels[a])
+        pmf[b] += chance * up
+        pmf[a] += chance * (1 - up)
+    return pmf
+
+
 @part("codec", "rqm")
-def rqm(c: float, m: int = 16, delta: float = 1.0, q: float = 0.42, packed: bool = True) -> Codec:
-    """Updates clipped to [-c, c] and quantised at random to m levels; delta in units of c; not packed under a sum."""
-    return RQM(m, c, delta * c, q).codec(packed=packed)
+def rqm(c: float, m: int = 16, delta: float = 1.0, q: float = 0.42) -> Codec:
+    """Updates clipped to [-c, c] and quantised at random to m levels; delta in units of c."""
+    return RQM(m, c, delta * c, q).codec()

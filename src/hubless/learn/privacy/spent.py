@@ -9,12 +9,18 @@ from hubless.learn.privacy.coordinates import Coordinatewise
 from hubless.learn.slots import Hook, View
 
 
+def hidden_among(senders: int) -> int:
+    """Over how many peers a sum is for an aggregator that sent one of its messages itself."""
+    return max(1, senders - 1)
+
+
 class Spent(Hook):
     """What a run has told so far about a peer that took part in every round, divergences added up honestly.
 
     mechanism: of every coordinate
     alpha:     order of the Renyi divergence
-    hidden:    the aggregator sees only sums, so that peers hide each other
+    hidden:    the aggregator sees only sums, so that peers hide each other; it may be one of them, and knows its own
+               share. That other peers work together with it is not counted.
 
     Metrics: ``renyi_coordinate`` (one coordinate in this round), ``renyi_total`` (all coordinates, all rounds so far)
     and ``epsilon_total`` (the same for pure differential privacy). Nothing is shown of what is infinite.
@@ -29,7 +35,7 @@ class Spent(Hook):
         """One more round; messages that were lost hide nobody."""
         accountant, lost = self.mechanism.accountant, view.metrics.get("lost", 0.0)
         senders = int(view.metrics["trained"])
-        peers = max(1, senders - int(lost - self._lost)) if self.hidden else 1
+        peers = hidden_among(senders - int(lost - self._lost)) if self.hidden else 1
         self._lost = lost
         size = max(cohort.model.size for cohort in view.population.cohorts)
         once = accountant.epsilon(self.alpha, peers) if senders else 0.0
