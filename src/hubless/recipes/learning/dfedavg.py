@@ -23,6 +23,7 @@ from hubless.options import (
     Model,
     Partition,
     Positive,
+    Privacy,
     Topology,
     Weights,
     Whole,
@@ -50,6 +51,7 @@ def dfedavg(
     merge: Merge = "mean",
     attack: Attack = "none",
     codec: Codec = "raw",
+    privacy: Privacy = "none",
 ) -> Learning:
     """Decentralised federated averaging, with momentum if asked.
 
@@ -67,6 +69,7 @@ def dfedavg(
         merge=merge,
         attack=attack,
         codec=codec,
+        privacy=privacy,
         rounds=rounds,
     )  # fmt: skip
 

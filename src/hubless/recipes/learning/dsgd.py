@@ -22,6 +22,7 @@ from hubless.options import (
     Model,
     Partition,
     Positive,
+    Privacy,
     Topology,
     Weights,
     Whole,
@@ -47,6 +48,7 @@ def dsgd(
     merge: Merge = "mean",
     attack: Attack = "none",
     codec: Codec = "raw",
+    privacy: Privacy = "none",
 ) -> Learning:
     """Decentralised parallel SGD, with several local steps if asked.
 
@@ -61,6 +63,7 @@ def dsgd(
         merge=merge,
         attack=attack,
         codec=codec,
+        privacy=privacy,
         rounds=rounds,
     )
 

@@ -19,7 +19,19 @@ from hubless.errors import ConfigError
 from hubless.learn import SGD, Learning, Reduce, ServerOpt, Workload, aggregation
 from hubless.learn import Merge as MergePart
 from hubless.learn.server import Rule
-from hubless.options import Attack, Codec, Count, Data, Fraction, Merge, Model, Partition, Positive, Whole
+from hubless.options import (
+    Attack,
+    Codec,
+    Count,
+    Data,
+    Fraction,
+    Merge,
+    Model,
+    Partition,
+    Positive,
+    Privacy,
+    Whole,
+)
 from hubless.recipe import recipe
 
 
@@ -28,6 +40,7 @@ def fedavg(
     peers: Count = 16,
     participants: Whole = 0,
     aggregator: Literal["star", "rotating"] = "star",
+    weigh: Literal["size", "one"] = "size",
     data: Data = "mnist",
     samples: Whole = 6000,
     partition: Partition = "dirichlet:0.3",
@@ -44,10 +57,13 @@ def fedavg(
     merge: Merge = "mean",
     attack: Attack = "none",
     codec: Codec = "raw",
+    privacy: Privacy = "none",
 ) -> Learning:
     """Federated averaging, with the aggregator as a role among the peers.
 
     Args:
+        weigh: how much a participant's work counts: by the size of its data, or one alike; privacy central and secure
+            sums need one
         epochs: passes over a peer's own data a round, in place of steps; 0 counts in steps
         batch: samples in a local mini-batch; 0 takes all of a peer's data
         momentum: momentum of the local optimiser, from zero in every round
@@ -58,10 +74,11 @@ def fedavg(
         workload=Workload(data, partition, peers, model, samples),
         local=SGD(lr=lr, decay=decay, steps=None if epochs else steps, epochs=epochs or None, batch=batch,
                   momentum=momentum),
-        overlay=aggregation(aggregator, participants),
+        overlay=aggregation(aggregator, participants, weigh=weigh),
         merge=merge if server == "sgd" and server_lr == 1 else _served(merge, server, server_lr),
         attack=attack,
         codec=codec,
+        privacy=privacy,
         rounds=rounds,
     )  # fmt: skip
 

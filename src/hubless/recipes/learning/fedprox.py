@@ -23,6 +23,7 @@ from hubless.options import (
     NonNegative,
     Partition,
     Positive,
+    Privacy,
     Whole,
 )
 from hubless.recipe import recipe
@@ -33,6 +34,7 @@ def fedprox(
     peers: Count = 16,
     participants: Whole = 0,
     aggregator: Literal["star", "rotating"] = "star",
+    weigh: Literal["size", "one"] = "size",
     data: Data = "mnist",
     samples: Whole = 6000,
     partition: Partition = "dirichlet:0.3",
@@ -47,11 +49,14 @@ def fedprox(
     merge: Merge = "mean",
     attack: Attack = "none",
     codec: Codec = "raw",
+    privacy: Privacy = "none",
 ) -> Learning:
     """Federated averaging with a proximal term.
 
     Args:
         mu: strength of the proximal term; the source tries 0.001, 0.01, 0.1 and 1
+        weigh: how much a participant's work counts: by the size of its data, or one alike; privacy central and secure
+            sums need one
         epochs: passes over a peer's own data a round, in place of steps; 0 counts in steps
         batch: samples in a local mini-batch; 0 takes all of a peer's data
     """
@@ -59,10 +64,11 @@ def fedprox(
         workload=Workload(data, partition, peers, model, samples),
         local=SGD(lr=lr, decay=decay, steps=None if epochs else steps, epochs=epochs or None, batch=batch,
                   gradient=Proximal(mu)),
-        overlay=aggregation(aggregator, participants),
+        overlay=aggregation(aggregator, participants, weigh=weigh),
         merge=merge,
         attack=attack,
         codec=codec,
+        privacy=privacy,
         rounds=rounds,
     )  # fmt: skip
 
