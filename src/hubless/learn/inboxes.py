@@ -35,8 +35,9 @@ def exchange_messages(moment: Moment, delivery: Delivery) -> None:
             inboxes[moment.wiring.behind(to)].append(entry)
     else:
         inboxes = _deliver(moment, delivery, own, _coded(moment, delivery, said))
-    new = [(to, *_heard(moment, to, inbox)) for to, inbox in sorted(inboxes.items())]
-    for to, w, s in new:
+    todo = sorted(inboxes.items())
+    heard = list(moment.wiring.workers.map(lambda at: _heard(moment, *todo[at]), len(todo)))
+    for (to, _), (w, s) in zip(todo, heard, strict=True):
         moment.put(to, w, s)
 
 
