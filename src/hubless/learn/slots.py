@@ -214,6 +214,9 @@ class Stage:
     remembers: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
+    def follows(self, before: tuple[Stage, ...]) -> None:
+        """Raise ConfigError when it cannot come behind these stages."""
+
     def init(self, model: Model) -> State:
         """Entries of the sender's state."""
         return {}

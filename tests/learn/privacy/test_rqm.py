@@ -178,13 +178,22 @@ def test_the_largest_sum_decodes():
     assert float(heard["w"]) == pytest.approx(2.0)
 
 
-def test_facts_pass_but_not_what_another_stage_tells_of_the_parameters():
+def test_facts_pass_as_they_are():
     mechanism, seen = RQM(16, 1.0, 1.0, 0.42), {"seen": torch.tensor([3])}
     said, _ = mechanism.forward({"w": torch.zeros(2), **seen}, {}, context())
     assert set(said) == {"w/private", "seen"}
     assert mechanism.inverse(said, 1, context())["seen"] is seen["seen"]
-    with pytest.raises(ConfigError, match=r"the stage before RQM would tell 'w/index' in the clear"):
-        mechanism.forward({"w/values": torch.zeros(2), "w/index": torch.tensor([3])}, {}, context())
+
+
+@pytest.mark.parametrize("before", ["top-k:0.1", "uniform", "rqm:0.2", "error-feedback+top-k:0.1"])
+def test_no_stage_before_it_may_tell_more(before):
+    with pytest.raises(ConfigError, match=r"codec: RQM cannot follow \w+, which tells what is not private"):
+        make("codec", f"{before}+rqm:0.02")
+
+
+@pytest.mark.parametrize("codec", ["error-feedback+rqm:0.3", "float16+rqm:0.3", "clip:0.1+rqm:0.3", "rqm:0.3+zstd"])
+def test_other_stages_may_stand_beside_it(codec):
+    check_codec(codec, kind="delta")
 
 
 def test_before_a_secure_sum_integers_are_not_packed():

@@ -20,6 +20,10 @@ class Codec:
     stages: tuple[Stage, ...] = ()
     packer: Packer = field(default_factory=Raw)
 
+    def __post_init__(self) -> None:
+        for place, stage in enumerate(self.stages):
+            stage.follows(self.stages[:place])
+
     @property
     def plain(self) -> bool:
         """Whether messages pass unchanged, so that only their length matters."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from hubless.errors import CodecError, ConfigError
 from hubless.learn import keys
 from hubless.learn.codecs.bits import BitPack
-from hubless.learn.codecs.naming import numbers, of_row, replaced, restored
+from hubless.learn.codecs.floats import Half
+from hubless.learn.codecs.naming import numbers, replaced, restored
 from hubless.learn.codecs.pipeline import Codec
 from hubless.learn.context import Context, Message, State
 from hubless.learn.privacy.renyi import Array, RenyiAccountant
@@ -104,6 +105,15 @@ class Coordinatewise(Stage):
         """The mean of the inputs, estimated from the sum of ``count`` outcomes."""
         raise NotImplementedError
 
+    def follows(self, before: tuple[Stage, ...]) -> None:
+        """Raise ConfigError behind stages that say in the clear which parameters they kept, or how large those are."""
+        for stage in before:
+            if not isinstance(stage, (Clip, Half)) and stage.gives != "delta":
+                raise ConfigError(
+                    f"codec: {self._name} cannot follow {type(stage).__name__}, which tells what is not private; only"
+                    " clip, float16, bfloat16 and delta may stand before it"
+                )
+
     def init(self, model: Model) -> State:
         """No state. Raises ConfigError for a model with BatchNorm: its statistics are no updates, and would leak."""
         if any(buffer.is_floating_point() for buffer in model.buffers.values()):
@@ -124,19 +134,12 @@ class Coordinatewise(Stage):
         return z.to(torch.int16 if self.outcomes <= 1 << 15 else torch.int32)
 
     def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
-        """Small integers, with randomness that others cannot predict.
-
-        Raises ConfigError behind a stage that says in the clear what it made of the parameters.
-        """
+        """Small integers, with randomness that others cannot predict."""
 
         def change(name: str, value: Tensor) -> dict[str, Tensor] | None:
-            if numbers(value):
-                return {"private": self.encode(value, keys.fold(ctx.secret, self._name, name))}
-            if of_row(name, ctx):
-                raise ConfigError(
-                    f"codec: the stage before {self._name} would tell {name!r} in the clear; leave it out"
-                )
-            return None
+            if not numbers(value):
+                return None
+            return {"private": self.encode(value, keys.fold(ctx.secret, self._name, name))}
 
         return replaced(m, change), s
 
