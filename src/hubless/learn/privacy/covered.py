@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterator
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from hubless.errors import ConfigError
 from hubless.learn.model import Model
-from hubless.learn.slots import Merge, Reduce
+from hubless.learn.slots import Merge, Packer, Reduce, Stage
 from hubless.parts import make
 
 if TYPE_CHECKING:
     from hubless.learn.learning import Learning
+
+BASES = (*Merge.__mro__, *Reduce.__mro__, Stage, Packer)
+OWN = {"data", "held", "classes", "own", "apart"}  # what a context knows of a peer's samples
 
 
 def merge_of(learning: Learning) -> Merge:
@@ -31,12 +35,12 @@ def covered(learning: Learning, where: str) -> None:
 
     where: the name of the privacy, for the error
     """
-    merge = merge_of(learning)
-    for part in (merge, merge.reduce):
+    merge, codec = merge_of(learning), make("codec", learning.codec)
+    for part in (merge, merge.reduce, *codec.stages):
         if _reads_data(part):
             raise ConfigError(
-                f"privacy: {type(part).__name__} makes what it sends on of the peer's own data, which the noise of"
-                f" {where} does not cover; use another merge"
+                f"privacy: {type(part).__name__} makes what a peer sends of the peer's own data, which the noise of"
+                f" {where} does not cover; use another merge or codec"
             )
     if learning.overlay.reports:
         raise ConfigError(
@@ -57,15 +61,33 @@ def statistics(learning: Learning, where: str) -> None:
 
 
 def _reads_data(part: Any) -> bool:
-    """Whether a part's own code asks for ``ctx.data``: read from the code, for a flag might say otherwise."""
-    classes = [kind for kind in type(part).__mro__ if kind not in Merge.__mro__ and kind not in Reduce.__mro__]
-    functions = [value for kind in classes for value in vars(kind).values() if hasattr(value, "__code__")]
-    return any({"data", "own"} & {*names} for function in functions for names in _names(function.__code__))
+    """Whether a part asks its ``ctx`` for samples or classes: read from its code, for a flag might say otherwise."""
+    classes = [kind for kind in type(part).__mro__ if kind not in BASES]
+    waiting = [value for kind in classes for value in vars(kind).values() if isinstance(value, FunctionType)]
+    seen: set[FunctionType] = set()
+    while waiting:
+        function = waiting.pop()
+        seen.add(function)
+        for code in _codes(function.__code__):
+            if any(_known(code)):
+                return True
+            called = [function.__globals__.get(name) for name in code.co_names]
+            waiting += [one for one in called if isinstance(one, FunctionType) and one not in seen]
+    return False
 
 
-def _names(code: CodeType) -> Iterator[tuple[str, ...]]:
-    """Attributes and globals that a function uses, and those of functions inside it."""
-    yield code.co_names
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of functions inside it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _codes(constant)
+
+
+def _known(code: CodeType) -> Iterator[bool]:
+    """For every attribute that the code takes: whether it is ``ctx.data`` or the like."""
+    before = ""
+    for step in dis.get_instructions(code):
+        if step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")):
+            yield before == "ctx" and step.argval in OWN
+        before = step.argrepr.split(", ")[-1]  # some versions of Python load two names at once
