@@ -387,6 +387,7 @@ class View:
 
     trained: who trained in the round ``[N]``
     peers: metrics of each peer, where the round was evaluated and the population is not too large for them
+    draw:  puts a figure into the records; its data say of what type it is (see ``report.recorded``)
     """
 
     t: int
@@ -398,6 +399,7 @@ class View:
     trained: Tensor
     peers: Mapping[str, list[float | None]] = field(default_factory=dict)
     seed: int = 0
+    draw: Callable[[dict[str, Any]], None] = lambda _: None
 
 
 class Hook:
