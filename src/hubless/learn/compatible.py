@@ -113,7 +113,9 @@ def _hiding(merge: Merge, codec: Codec, attack: Attack | None, hooks: Sequence[H
     if not isinstance(last, Hiding):
         raise ConfigError(f"codec: {type(last).__name__} cannot follow a secure sum, which must be the last stage")
     for stage in before:
-        if stage.hides or not stage.sums:
+        if stage.hides:
+            raise ConfigError(f"codec: {type(stage).__name__} comes twice; keep one of them")
+        if not stage.sums:
             raise ConfigError(
                 f"codec: {type(stage).__name__} does not decode sums, so {type(last).__name__} cannot follow it; use"
                 " rqm, pbm or fixed-point"

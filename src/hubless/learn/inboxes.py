@@ -31,8 +31,11 @@ def exchange_messages(moment: Moment, delivery: Delivery) -> None:
     said = _attacked(moment, own)
     if moment.wiring.codec.hides and summed(moment.exchange):
         inboxes = _own(moment, delivery, own)
-        for to, entry in secure_sums(moment, delivery, lambda sender, to: said[_address(moment, sender, to)]):
+        found, closed = secure_sums(moment, delivery, lambda sender, to: said[_address(moment, sender, to)])
+        for to, entry in found:
             inboxes[moment.wiring.behind(to)].append(entry)
+        for to in closed:
+            _forget(moment, to)
     else:
         inboxes = _deliver(moment, delivery, own, _coded(moment, delivery, said))
     todo = sorted(inboxes.items())
@@ -74,6 +77,12 @@ def _own(moment: Moment, delivery: Delivery, own: Mapping[Address, Message]) -> 
         if sender == to and not moment.exchange.collect and share > 0:
             inboxes[moment.wiring.behind(to)].append(Entry((to,), share, own[_address(moment, sender, to)]))
     return inboxes
+
+
+def _forget(moment: Moment, to: int) -> None:
+    """An aggregator that learns nothing goes on from where the round began, not from its own work."""
+    if moment.exchange.collect and to in moment.starts:
+        moment.put(to, moment.starts[to], {})
 
 
 def _coded(moment: Moment, delivery: Delivery, said: Mapping[Address, Message]) -> dict[Address, Message]:

@@ -52,8 +52,8 @@ def edges_into(src: Tensor, dst: Tensor, exchange: Exchange) -> dict[int, list[i
     return found
 
 
-def secure_sums(moment: Moment, delivery: Delivery, said: Said) -> list[tuple[int, Entry]]:
-    """Receivers with the sum of their inbox; inboxes that must stay closed are counted, and told in an event.
+def secure_sums(moment: Moment, delivery: Delivery, said: Said) -> tuple[list[tuple[int, Entry]], list[int]]:
+    """Receivers with the sum of their inbox, and those whose inbox must stay closed: counted, and told in an event.
 
     Senders that are alive take part. Those whose message is lost, late (of weight 0) or damaged are missing in the sum.
     A message of other names or shapes than most have is refused; wrong numbers cannot be seen. Small messages are not
@@ -62,21 +62,25 @@ def secure_sums(moment: Moment, delivery: Delivery, said: Said) -> list[tuple[in
     wiring, exchange = moment.wiring, moment.exchange
     planned = edges_into(exchange.src, exchange.dst, exchange)
     post = _Post(moment, delivery, said)
-    closed: Counter[str] = Counter()
-    found = []
+    found: list[tuple[int, Entry]] = []
+    closed: list[int] = []
+    why = ""
     for to, edges in sorted(edges_into(delivery.src, delivery.dst, exchange).items()):
         group = tuple(sorted(exchange.src[planned[to]].tolist()))
         try:
             entry = post.collect(to, group, edges)
         except (MessageError, ConfigError) as error:
-            closed[str(error)] += 1
+            closed.append(to)
+            why = why or str(error)
             continue
         if entry is not None:
             found.append((to, entry))
     post.close()
-    for why, times in closed.items():
-        wiring.events.append(f"closed inboxes in {exchange.name!r}: {times}: {why}")
-    return found
+    if closed:
+        wiring.events.append(
+            f"inboxes in {exchange.name!r} that stayed closed: {len(closed)}; that of peer {closed[0]}: {why}"
+        )
+    return found, closed
 
 
 class _Post:
@@ -106,6 +110,8 @@ class _Post:
             self._count(to, peer, {"dealt": torch.tensor(dealt, dtype=torch.int32)})
             ctx = self.moment.context(peer, to=to, group=group, senders=dealt)
             data = self._encoded(peer, self.said(peer, to), ctx)
+            if data is None:
+                continue
             self.sizes[edge] = len(data)
             if bool(arrived[edge]) and float(weight[edge]) > 0:
                 heard[peer] = data
@@ -139,13 +145,19 @@ class _Post:
             self.sent[peer] += SMALL.length(m)
             self.small += 1
 
-    def _encoded(self, peer: int, m: Message, ctx: Context) -> bytes:
-        """Every message of a peer in this exchange starts from the state before it."""
+    def _encoded(self, peer: int, m: Message, ctx: Context) -> bytes | None:
+        """Every message of a peer in this exchange starts from the state before it; None: it cannot be coded."""
         _, _, s = self.moment.wiring.population.peer(peer)
-        m, s = self.before.forward(m, s, ctx)
+        try:
+            m, s = self.before.forward(m, s, ctx)
+            data = self.before.packer.pack(self.hiding.forward(m, s, ctx)[0])
+        except MessageError as error:
+            self.moment.wiring.events.append(f"message of peer {peer} cannot be coded: {error}")
+            self.moment.wiring.meter.rejected += 1
+            return None
         if self.before.stages:
             self.fresh[peer] = s
-        return self.before.packer.pack(self.hiding.forward(m, s, ctx)[0])
+        return data
 
     def _unpacked(self, heard: Mapping[int, bytes]) -> dict[int, Message]:
         """Messages that may be added to each other."""

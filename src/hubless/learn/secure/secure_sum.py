@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field as Bounds
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class SecureSum(Hiding):
         widest = max((stage.bits for stage in before if isinstance(stage, FixedPoint)), default=0)
         need = max(widest, *((senders * most).bit_length() for most in largest or [2]))
         if need > self.bits:
-            raise ConfigError(f"codec: secure-sum.bits = {self.bits}: the sum of {senders} senders needs {need}")
+            raise ConfigError(f"codec: secure-sum.bits = {self.bits}: the sum of {senders} senders needs {need} bits")
 
     def _group(self, ctx: Context) -> Group:
         assert isinstance(ctx.peer, int)
@@ -100,7 +101,10 @@ class SecureSum(Hiding):
         """``arrived``, and from ``owners`` what they sealed for the peer."""
         group = self._group(ctx)
         owners = [other for other in group.neighbours(peer) if other in deals]
-        rows = [self._dealt(other, deals[other], group).sealed[peer] for other in owners]
+        rows = []
+        for other in owners:
+            others = group.neighbours(other)
+            rows.append(_table(deals[other], "sealed", SEALED, len(others))[others.index(peer)].tobytes())
         return {"arrived": _ids(ctx.senders), "owners": _ids(owners), "sealed": _rows(rows, SEALED)}
 
     def answer(self, told: Message, ctx: Context) -> Message:
@@ -127,23 +131,17 @@ class SecureSum(Hiding):
             for name in names:
                 words, shapes[name] = _unpacked(name, m[name + MASKED], fields[name])
                 sums[name] = fields[name].add(sums[name], words) if name in sums else words
-        dealt = {peer: self._dealt(peer, m, group) for peer, m in deals.items()}
+        dealt = {peer: _dealt(m, group.neighbours(peer)) for peer, m in deals.items()}
         shares = {peer: _by_owner(m, "shares", shamir.SHARE) for peer, m in answers.items()}
         bare = roles.unmask(sums, fields, group, dealt, shares, ctx.senders)
         return {name: tensor(words.astype(np.int64), torch.int64, shapes[name]) for name, words in bare.items()}
 
     def inverse(self, m: Message, count: int, ctx: Context) -> Message:
-        """The mean of the floats; integers are left to the stages that made them. Raises CodecError."""
+        """The mean of floats and facts; integers are left to the stages that made them. Raises CodecError."""
         if any(name.endswith(MASKED) for name in m):
             raise CodecError("secure sum: one message alone means nothing")
-        return self.floats.inverse(m, count, ctx)
-
-    def _dealt(self, peer: int, m: Message, group: Group) -> Deal:
-        others = group.neighbours(peer)
-        box, sealed = _split(m, "box", seeds.SEED), _split(m, "sealed", SEALED)
-        if not len(box) == len(sealed) == len(others):
-            raise CodecError(f"secure sum: peer {peer} dealt for {len(box)} neighbours, not {len(others)}")
-        return Deal(dict(zip(others, box, strict=True)), dict(zip(others, sealed, strict=True)))
+        m = self.floats.inverse(m, count, ctx)
+        return {n: v if of_row(n, ctx) or v.is_floating_point() else (v / count).float() for n, v in m.items()}
 
 
 def _me(ctx: Context) -> int:
@@ -188,11 +186,19 @@ def _ids(peers: Iterable[int]) -> Tensor:
     return torch.tensor(list(peers), dtype=torch.int32)
 
 
-def _split(m: Message, name: str, width: int) -> list[bytes]:
+def _table(m: Message, name: str, width: int, count: int) -> NDArray[np.uint8]:
     rows = m.get(name)
-    if rows is None or rows.dtype != torch.uint8 or rows.dim() != 2 or rows.shape[1] != width:
-        raise CodecError(f"secure sum: {name} must be rows of {width} bytes")
-    return [row.tobytes() for row in array(rows)]
+    if rows is None or rows.dtype != torch.uint8 or rows.shape != (count, width):
+        raise CodecError(f"secure sum: {name} must be {count} rows of {width} bytes")
+    return array(rows)
+
+
+def _dealt(m: Message, others: tuple[int, ...]) -> Deal:
+    box, sealed = (_table(m, name, width, len(others)) for name, width in (("box", seeds.SEED), ("sealed", SEALED)))
+    return Deal(
+        {peer: row.tobytes() for peer, row in zip(others, box, strict=True)},
+        {peer: row.tobytes() for peer, row in zip(others, sealed, strict=True)},
+    )
 
 
 def _peers(m: Message, name: str) -> list[int]:
@@ -203,10 +209,8 @@ def _peers(m: Message, name: str) -> list[int]:
 
 
 def _by_owner(m: Message, name: str, width: int) -> dict[int, bytes]:
-    owners, rows = _peers(m, "owners"), _split(m, name, width)
-    if len(owners) != len(rows):
-        raise CodecError(f"secure sum: {name} of {len(owners)} peers come in {len(rows)} rows")
-    return dict(zip(owners, rows, strict=True))
+    owners = _peers(m, "owners")
+    return dict(zip(owners, (row.tobytes() for row in _table(m, name, width, len(owners))), strict=True))
 
 
 @part("codec", "secure-sum")
