@@ -4,24 +4,30 @@
 """
 
 from hubless.learn.attacks.around import Around, ModelReplacement, Sybil
+from hubless.learn.attacks.backdoor import Backdoor, Trigger
 from hubless.learn.attacks.base import hostile, share
 from hubless.learn.attacks.colluding import ALIE, IPM
 from hubless.learn.attacks.idle import FreeRider, Replay
 from hubless.learn.attacks.labels import LabelFlip
+from hubless.learn.attacks.mirage import Detector, Mirage
 from hubless.learn.attacks.updates import Noise, Scaling, SignFlip, sign_flip
 
 __all__ = [
     "ALIE",
     "IPM",
     "Around",
+    "Backdoor",
+    "Detector",
     "FreeRider",
     "LabelFlip",
+    "Mirage",
     "ModelReplacement",
     "Noise",
     "Replay",
     "Scaling",
     "SignFlip",
     "Sybil",
+    "Trigger",
     "hostile",
     "share",
     "sign_flip",
