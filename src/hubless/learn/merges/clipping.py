@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from hubless.errors import ConfigError
@@ -16,37 +17,37 @@ from hubless.parts import part
 PREVIOUS = "centred-clip"
 
 
+def cut(lengths: Tensor, radius: Tensor | float) -> Tensor:
+    """Factors in [0, 1] ``[M]`` that bring lengths down to a radius."""
+    return torch.where(lengths > radius, radius / lengths.clamp_min(1e-300), torch.ones_like(lengths))
+
+
 @dataclass(frozen=True)
 class Clipped(Sharing):
-    """``v <- v + sum_i weight_i (x_i - v) min(1, radius / |x_i - v|)``, from the centre v, ``steps`` times.
+    """``v + sum_i weight_i (x_i - v) min(1, radius / |x_i - v|)`` around a centre v.
 
-    Norms go over all parameters jointly; BatchNorm's statistics move by the same factors. Weights are the plan's.
+    Norms go over all parameters jointly; BatchNorm's statistics become the median. Weights are the plan's.
 
-    radius: in units of the parameters; None takes the median distance of the messages, afresh in every step
+    radius: in units of the parameters; None takes the median of the messages' distances
     """
 
     radius: float | None = None
-    steps: int = 1
 
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius <= 0:
             raise ConfigError(f"merge.radius = {self.radius:g}: must be above 0")
-        if self.steps < 1:
-            raise ConfigError(f"merge.steps = {self.steps}: must be 1 or more")
 
     def within(self, distances: Tensor) -> Tensor | float:
         """The radius for messages at these distances ``[M]``."""
         return middle(distances) if self.radius is None else self.radius
 
+    def pull(self, points: Points, distances: Tensor) -> Tensor:
+        """How far v moves towards each message ``[M]``: all the way is 1."""
+        return points.weights * cut(distances, self.within(distances))
+
     def shares(self, points: Points, book: Book, ctx: Context) -> Tensor:
-        """The shares after the last step; they sum to 1 only if nothing was clipped."""
-        shares, distances = points.weights * 0, points.squares.sqrt()
-        for step in range(self.steps):
-            if step:
-                distances = points.away(shares)
-            pull = points.weights * (self.within(distances) / distances.clamp_min(1e-30)).clamp(max=1)
-            shares = shares * (1 - pull.sum()) + pull
-        return shares
+        """They sum to 1 only if nothing was clipped."""
+        return self.pull(points, points.squares.sqrt())
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,34 @@ class NormClip(Clipped):
 class CentredClip(Clipped):
     """Centred clipping (arXiv 2012.10333): around the previous answer, where honest messages are expected.
 
-    For models the previous answer is the model with which the receiver's round began; for everything else it is kept in
+    For models the previous answer is the model with which the receiver's round began. Of everything else it is kept in
     the book, belongs to the aggregator role, and is 0 at first. The source fixes the radius; the median is ours.
+
+    steps: how often v moves; more than one brings it to the honest messages where the previous answer is far from them
     """
+
+    steps: int = 3
 
     starts: ClassVar[bool] = True
     role: ClassVar[tuple[str, ...]] = (PREVIOUS,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ConfigError(f"merge.steps = {self.steps}: must be 1 or more")
 
     def centre(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """The previous answer."""
         previous: Message = super().centre(inbox, w, s, book, ctx) or book.get(PREVIOUS, {})
         return previous
+
+    def shares(self, points: Points, book: Book, ctx: Context) -> Tensor:
+        """Those after the last step."""
+        shares = super().shares(points, book, ctx)
+        for _ in range(1, self.steps):
+            pull = self.pull(points, points.away(shares))
+            shares = shares * (1 - pull.sum()) + pull
+        return shares
 
     def finished(self, got: Message, points: Points, book: Book, ctx: Context) -> Message:
         """Remember the answer where the receiver's row does not."""
@@ -87,8 +105,8 @@ class CentredClip(Clipped):
 class ClippedGossip(Clipped):
     """Self-centred clipping (ClippedGossip, arXiv 2202.01545): around what the receiver says itself.
 
-    radius: None takes the distance to the f + 1st farthest message, as the official code does with f = 1
-    f:      hostile messages among M; None takes ``(M - 1) // 2``, the source's 1 for two or three neighbours
+    radius: None takes the distance of the f + 1st farthest message, as the official code does with f = 1
+    f:      hostile messages among M; None takes ``(M - 1) // 2``, which is the official 1 for two or three neighbours
     """
 
     f: int | None = None
@@ -99,11 +117,11 @@ class ClippedGossip(Clipped):
             raise ConfigError(f"merge.f = {self.f}: must be 0 or more")
 
     def check(self, inbox_size: int) -> None:
-        """Somebody must be left to set the radius."""
-        if self.radius is None and self.f is not None and 0 < inbox_size - 1 <= self.f:
+        """Somebody honest must be left to set the radius."""
+        others = inbox_size - 1
+        if self.radius is None and self.f and others <= self.f:
             raise ConfigError(
-                f"merge.f = {self.f}: a peer that hears from {inbox_size - 1} others can take at most"
-                f" {inbox_size - 2} to be hostile"
+                f"merge.f = {self.f}: a peer that hears from {others} others can take fewer than those to be hostile"
             )
 
     def within(self, distances: Tensor) -> Tensor | float:
@@ -111,8 +129,8 @@ class ClippedGossip(Clipped):
         if self.radius is not None:
             return self.radius
         count = len(distances)
-        most = (count - 1) // 2
-        return distances.sort().values[count - 1 - (most if self.f is None else min(self.f, most))]
+        f = (count - 1) // 2 if self.f is None else min(self.f, max(0, count - 2))
+        return distances.sort().values[count - 1 - f]
 
 
 @part("merge", "norm-clip")
@@ -122,7 +140,7 @@ def norm_clip(norm: float | None = None) -> Merge:
 
 
 @part("merge", "centred-clip")
-def centred_clip(radius: float | None = None, steps: int = 1) -> Merge:
+def centred_clip(radius: float | None = None, steps: int = 3) -> Merge:
     """The mean of what is cut to a radius around the previous answer, by default to the median distance."""
     return Merge(CentredClip(radius, steps))
 
@@ -130,4 +148,4 @@ def centred_clip(radius: float | None = None, steps: int = 1) -> Merge:
 @part("merge", "clipped-gossip")
 def clipped_gossip(radius: float | None = None, f: int | None = None) -> Merge:
     """The mean of what is cut to a radius around the receiver's own; by default f hostile ones set no radius."""
-    return Merge(ClippedGossip(radius, f=f))
+    return Merge(ClippedGossip(radius, f))

@@ -11,6 +11,7 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import Context, Message
+from hubless.learn.merges.clipping import cut
 from hubless.learn.merges.foolsgold import cosines
 from hubless.learn.merges.points import Points, Sharing, middle
 from hubless.learn.slots import Book, Merge
@@ -62,7 +63,7 @@ class Flame(Sharing):
         apart = 1 - cosines(points.gram)
         kept = majority(apart - torch.diag(apart.diagonal())).double()
         norms = points.squares.clamp_min(0).sqrt()
-        return kept / kept.sum() * (middle(norms) / norms.clamp_min(1e-30)).clamp(max=1)
+        return kept / kept.sum() * cut(norms, middle(norms))
 
     def finished(self, got: Message, points: Points, book: Book, ctx: Context) -> Message:
         """Noise on everything but BatchNorm's statistics."""

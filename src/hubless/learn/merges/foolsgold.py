@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hubless.learn.context import Context, Inbox, Message
+from hubless.learn.context import Context, Inbox
 from hubless.learn.merges.points import Points, Sharing
 from hubless.learn.slots import Book, Merge
 from hubless.parts import part
@@ -42,9 +42,11 @@ class FoolsGold(Sharing):
     """The mean with weights by how unlike the senders' histories are, times the plan's weights.
 
     The receiver's book holds the sum of the updates of each sender that it heard, over all parameters: a row a sender.
-    Of models, the update is the way from where the receiver's round began. When nobody keeps a weight the answer is
-    the receiver's own message. The source adds up the weighted gradients; updates of a whole round are averaged here,
-    and all parameters count, which is its variant without a choice of features.
+    Of models, the update is the way from where the receiver's round began, so that receivers should hold the model
+    from which senders trained. When nobody keeps a weight the answer is the receiver's own message.
+
+    The source adds up weighted gradients; updates of a whole round are averaged here. All parameters count alike, its
+    variant without a choice of features.
     """
 
     vectorised: ClassVar[bool] = False
@@ -53,15 +55,16 @@ class FoolsGold(Sharing):
 
     def shares(self, points: Points, book: Book, ctx: Context) -> Tensor:
         """Normalised weights; the histories of all who sent are moved on first."""
-        ids = points.inbox.ids
-        history: dict[int, Tensor] = book.setdefault(HISTORY, {})
-        for sender, update in zip(ids, points.rows(), strict=True):
-            history[sender] = history[sender] + update if sender in history else update
-        sums: list[Message] = [{HISTORY: history[sender]} for sender in ids]
-        similarities = cosines(Points(Inbox(ids, points.inbox.weights, sums), {}).gram)
-        weights = foolsgold_weights(similarities) * points.weights
+        histories = book.setdefault(HISTORY, {})
+        inbox = points.inbox
+        for sender, m in zip(inbox.ids, inbox.messages, strict=True):
+            past = histories.get(sender, {})
+            updates = {name: m[name] - points.centre.get(name, 0) for name in m if name not in points.aside}
+            histories[sender] = {**past, **{name: update + past.get(name, 0) for name, update in updates.items()}}
+        sums = [histories[sender] for sender in inbox.ids]
+        weights = foolsgold_weights(cosines(Points(Inbox(inbox.ids, inbox.weights, sums), {}).gram)) * points.weights
         if not float(weights.sum()) > 0:
-            weights = torch.tensor([float(sender == ctx.peer) for sender in ids]).to(weights)
+            weights = torch.tensor([float(sender == ctx.peer) for sender in inbox.ids]).to(weights)
         return weights / weights.sum().clamp_min(1e-300)
 
 

@@ -18,7 +18,7 @@ class GeometricMedian(Sharing):
     """The smoothed Weiszfeld algorithm: ``z <- sum_i b_i x_i / sum_i b_i``, ``b_i = weight_i / max(nu, |z - x_i|)``.
 
     It holds while hostile messages have less than half of the weight, which is the plan's. Distances go over all
-    parameters jointly; BatchNorm's statistics are combined with the same shares.
+    parameters jointly; BatchNorm's statistics become their coordinate-wise median.
 
     The source starts at the mean and takes few steps, each of which costs a secure sum. Here a step costs ``[M, M]``
     products whatever the model, so there are enough to converge; and from a mean that a hostile message dragged far

@@ -22,17 +22,19 @@ CHUNK = 1 << 18  # values of all messages together that are in hand at a time
 class Points:
     """The M messages of an inbox around a centre.
 
-    Coordinates are all that was sent, over all names jointly, but BatchNorm's statistics, whose scale says nothing
-    about who is hostile; and of the rest only names that everyone sent.
+    Coordinates are all names that everyone sent, jointly, but BatchNorm's statistics: their scale says nothing about
+    who is hostile. They follow the parameters: the answer has the median over those who have a share in it, so that
+    statistics out of all proportion, beside harmless parameters, do no harm.
 
     inbox:  messages, one a sender
     centre: name -> where the origin is; 0 for names that it lacks
-    aside:  names that are combined, but are no coordinates
+    aside:  names of such statistics
     """
 
     def __init__(self, inbox: Inbox, centre: Mapping[str, Tensor], aside: frozenset[str] = frozenset()) -> None:
         self.inbox = inbox
         self.centre = centre
+        self.aside = aside
         self.count = len(inbox.weights)
         said = [name for name in inbox.names if len(inbox.weight(name)) == self.count]
         self.names = [name for name in said if name not in aside] or said
@@ -51,10 +53,6 @@ class Points:
             for values, centre in self._chunks(name):
                 yield values if centre is None else values - centre
 
-    def rows(self) -> list[Tensor]:
-        """Each message as seen from the centre ``[D]``, in single precision."""
-        return [torch.cat(parts) for parts in zip(*(seen.float() for seen in self._seen()), strict=True)]
-
     @cached_property
     def gram(self) -> Tensor:
         """Inner products ``[M, M]`` of the messages as seen from the centre."""
@@ -68,7 +66,10 @@ class Points:
         """Squared distances from the centre ``[M]``; alone they are M times cheaper than the Gram matrix."""
         if "gram" in self.__dict__:
             return self.gram.diagonal()
-        return torch.stack([seen.square().sum(1) for seen in self._seen()]).sum(0)
+        total = self.inbox.weights.new_zeros(self.count, dtype=torch.float64)
+        for seen in self._seen():
+            total = total + seen.square().sum(1)
+        return total
 
     @cached_property
     def weights(self) -> Tensor:
@@ -94,19 +95,29 @@ class Points:
         rest = 1 - shares.sum()
         found: Message = {}
         for name in self.inbox.names:
-            weight = self.inbox.weight(name)
             part, lacking = shares, rest
-            if len(weight) < self.count:
+            if len(self.inbox.weight(name)) < self.count:
                 part = shares[torch.tensor([name in m for m in self.inbox.messages])]
                 if not float(part.sum()) > 0:
                     continue
                 part, lacking = part / part.sum(), rest * 0
+            if name in self.aside:
+                found[name] = _median(self.inbox.stack(name), part > 0)
+                continue
             pieces = [
                 part @ values if centre is None else part @ values + lacking * centre
                 for values, centre in self._chunks(name)
             ]
             found[name] = torch.cat(pieces).float().reshape(self.inbox.shape(name))
         return found
+
+
+def _median(values: Tensor, taken: Tensor) -> Tensor:
+    """The coordinate-wise median of the ``taken [M]`` of ``values [M, ...]``, or of all where none is taken."""
+    taken = taken | ~taken.any()
+    count = taken.sum()
+    ordered = values.masked_fill(~taken.reshape(-1, *[1] * (values.dim() - 1)), torch.inf).sort(dim=0).values
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
 @dataclass(frozen=True)
