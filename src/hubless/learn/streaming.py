@@ -96,22 +96,25 @@ class Streaming:
         m = merge.message(w, s, wiring.population.book(hub), ctx)
         if hub in wiring.hostile:
             m = wiring.lie(m, ctx, [])
-        if wiring.codec.plain:
-            size = wiring.codec.length(m)
-        else:
-            state = self.cohort.entries(torch.tensor([hub]))
-            data, fresh = wiring.codec.encode(m, {name: value[0] for name, value in state.items()} | s, ctx)
-            size = len(data)
-            self._keep(hub, fresh)
-        charge(wiring.meter, delivery, size, wiring.links)
+        size = 0
+        refusal: MessageError | None = None
         try:
-            if not wiring.codec.plain:
+            if wiring.codec.plain:
+                size = wiring.codec.length(m)
+            else:
+                state = self.cohort.entries(torch.tensor([hub]))
+                data, fresh = wiring.codec.encode(m, {name: value[0] for name, value in state.items()} | s, ctx)
+                size = len(data)
+                self._keep(hub, fresh)
                 m = wiring.codec.decode(data, ctx)
             if hub in wiring.hostile or not wiring.codec.plain:
                 merge.accept(hub, m, ctx)
         except MessageError as error:
+            refusal = error
+        charge(wiring.meter, delivery, size, wiring.links)
+        if refusal is not None:
             wiring.meter.rejected += int(reached.sum()) - int(reached[hub])
-            wiring.events.append(f"message of peer {hub} refused: {error}")
+            wiring.events.append(f"message of peer {hub} refused: {refusal}")
             reached &= torch.arange(wiring.n) == hub
             return reached, self._own()
         return reached, merge.apply(w, s, {}, m, ctx)
@@ -248,14 +251,14 @@ class Streaming:
         wiring = self.wiring
         if peer in wiring.hostile:
             m = wiring.lie(m, ctx, honest)
-        if wiring.codec.plain:
-            size = wiring.codec.length(m)
-        else:
-            data, fresh = wiring.codec.encode(m, s, ctx)
-            size = len(data)
-            self._keep(peer, fresh)
+        size = 0
         try:
-            if not wiring.codec.plain:
+            if wiring.codec.plain:
+                size = wiring.codec.length(m)
+            else:
+                data, fresh = wiring.codec.encode(m, s, ctx)
+                size = len(data)
+                self._keep(peer, fresh)
                 m = wiring.codec.decode(data, ctx)
             if peer in wiring.hostile or not wiring.codec.plain:
                 wiring.merge.accept(peer, m, ctx)

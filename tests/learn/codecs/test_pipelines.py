@@ -1,5 +1,7 @@
 """Any stages in any order: a message comes back whole, its facts untouched, and hostile bytes are refused."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from messages import CONTEXT, FEW, MODEL, PATIENT, at, update
 
 import hubless.testing as testing
 from hubless.errors import CodecError, ConfigError
-from hubless.learn import SGD, Learning, ServerOpt, Star, Workload
+from hubless.learn import SGD, Attack, Gossip, Learning, ServerOpt, Star, Workload
 from hubless.parts import make
 
 STAGES = ["layers", "top-k:0.2", "threshold:0.001", "k-means:4", "uniform:6", "stochastic:3", "float16", "bfloat16",
@@ -110,6 +112,24 @@ def test_a_population_learns_through_them(codec):
     assert last.metrics["accuracy"] > 0.5 * reference.metrics["accuracy"]
     assert last.metrics["bytes"] < reference.metrics["bytes"]
     assert "rejected" not in last.metrics
+
+
+@dataclass(frozen=True)
+class Blown(Attack):
+    def message(self, m, honest, book, ctx):
+        return {name: value * torch.inf for name, value in m.items()}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "merge", "codec"),
+    [(Star(), ServerOpt(), "fedzip:0.2"), (Star(), ServerOpt(), "raw"), (Gossip("full"), "mean", "uniform:8")],
+)
+def test_a_message_that_cannot_be_coded_is_dropped_and_counted(overlay, merge, codec):
+    workload = Workload("digits", "iid", 4, "mlp:8", 100)
+    learning = Learning(workload, SGD(lr=0.1, steps=2, batch=10), overlay, merge, codec, Blown((2,)), rounds=3)
+    records = list(learning.under(learning.setting).records())
+    assert records[-1].metrics["rejected"] == 3 * (1 if overlay == Star() else 3)
+    assert any("peer 2" in r.data["text"] and "not finite" in r.data["text"] for r in records if r.kind == "event")
 
 
 def test_the_same_stage_twice_draws_apart():
