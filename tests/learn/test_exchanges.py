@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from small import BATCHNORM, GROUPS, PLAIN, build, finish, first_row, workload
+from small import BATCHNORM, GROUPS, PLAIN, build, finish, first_row, metrics, workload
 from torch import nn
 
 from hubless.errors import ConfigError
@@ -290,3 +290,10 @@ def test_a_model_of_two_shapes_of_buffers_is_summed_without_loss():
     entry = next(entry for entry in plain if entry.endswith("running_var"))
     assert float(plain[entry].max()) > 1000
     assert torch.allclose(plain[entry], hidden[entry], rtol=1e-6)
+
+
+def test_a_star_that_keeps_rows_is_judged_by_the_aggregators_model():
+    stored, kept = (metrics(build(overlay=Star(weigh="one"), merge=ServerOpt(), codec=codec)) for codec in
+                    ("raw", "delta:keyframe=1"))  # fmt: skip
+    assert [one["accuracy"] for one in kept] == pytest.approx([one["accuracy"] for one in stored])
+    assert [one["loss"] for one in kept] == pytest.approx([one["loss"] for one in stored], rel=1e-5)

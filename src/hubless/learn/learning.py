@@ -114,8 +114,7 @@ class Run:
             summable(self._first_plan(), self.codec)
         if type(self.merge.reduce).check is not Reduce.check:
             large_enough(self._first_plan(), self.merge.reduce)
-        asks = any(type(hook).before is not Hook.before for hook in learning.hooks)
-        if asks and (why := self._ended(1, self._first_plan(), self._first_world())):
+        if self._may_end and (why := self._ended(1, self._first_plan(), self._first_world())):
             raise ConfigError(why)
         self._state: _State | None = None
 
@@ -171,8 +170,7 @@ class Run:
 
     def _build(self) -> _State:
         setting, learning = self.setting, self.learning
-        shared = learning.overlay.shared and len(self.models) == 1 and self.merge.share is None
-        shared = shared and not (self.merge.per_target or self.codec.hides or self.codec.remembers)
+        shared = self._one_model and not (self.codec.hides or self.codec.remembers)
         shared = shared and not (self.attack is not None and (self.attack.joint or self.attack.reduce))
         cohorts = [
             Cohort(model, ids, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
@@ -212,8 +210,10 @@ class Run:
                 self._aggregator = int((state.book.get("holders") or [state.book.get("aggregator", 0)])[0])
                 weather = self.faults.at(t)
                 world = self._world(state.wiring, weather)
+                kept = copy.deepcopy(state.book) if self._may_end else state.book
                 plan = self.learning.overlay.plan(t, world, state.book)
                 if why := self._ended(t, plan, world):
+                    pass  # a round that was planned and did not come about leaves no trace
                     yield Record("event", last, data={"text": f"the run ends: {why}", "level": "warning"})
                     break
                 yield from observer.weather(t, weather)
@@ -226,20 +226,38 @@ class Run:
                 if done.holders is not None:
                     self.learning.overlay.handed(done.holders, state.book)
                 self._report(t, plan, state)
-                outcome = self.learning.overlay.outcome(t, state.book)
+                outcome = self._outcome(t, state)
                 record = observer.round(t, weather, done.trained, outcome, chatter.metrics if chatter else {})
                 yield from observer.events(t)
                 state.round = last = t
                 yield record
-            outcome = self.learning.overlay.outcome(last, state.book)
+            outcome = self._outcome(last, state)
             yield observer.end(last, self.faults.at(last), outcome)
         finally:
             state.wiring.workers.close()
+
+    @property
+    def _may_end(self) -> bool:
+        """Whether some hook may end the run early."""
+        return any(type(hook).before is not Hook.before for hook in self.learning.hooks)
 
     def _ended(self, t: int, plan: Plan, world: World) -> str | None:
         """Why some hook lets the run go no further than the round before t."""
         said = (hook.before(t, plan, world) for hook in self.learning.hooks)
         return next((why for why in said if why), None)
+
+    @property
+    def _one_model(self) -> bool:
+        """Whether all that peers have is the aggregator's model, at the time when they received it."""
+        alike = self.learning.overlay.shared and len(self.models) == 1
+        return alike and self.merge.share is None and not self.merge.per_target
+
+    def _outcome(self, t: int, state: _State) -> list[int] | None:
+        """Peers whose models count: of a star that had to keep a row a peer, the aggregator's, as if one were stored."""
+        said = self.learning.overlay.outcome(t, state.book)
+        if said is None and self._one_model and not state.wiring.population.shared:
+            return [state.book["aggregator"]]
+        return said
 
     def _report(self, t: int, plan: Any, state: _State) -> None:
         overlay = self.learning.overlay

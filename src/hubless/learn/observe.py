@@ -133,7 +133,8 @@ class Observer:
     ) -> tuple[dict[str, float], dict[str, list[float | None]]]:
         live = torch.from_numpy(weather.alive) & self.honest
         if outcome is not None:
-            live &= torch.isin(torch.arange(self.wiring.n), torch.tensor(outcome, dtype=torch.int64))
+            meant = live & torch.isin(torch.arange(self.wiring.n), torch.tensor(outcome, dtype=torch.int64))
+            live = meant if bool(meant.any()) else live
         for peer in self.population.excluded:
             live[peer] = False
         if self.population.shared:
