@@ -142,7 +142,7 @@ PLACES = {
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("place", PLACES)
 def test_it_runs_with_finite_numbers_and_the_same_twice(attack, place):
-    given = {"workload": workload(6), "local": LOCAL, "rounds": 3, **PLACES[place]}
+    given = {"workload": workload(6), "local": LOCAL, "rounds": 2, **PLACES[place]}
     given["attack"] = attack.replace(HOSTILE, given.get("attack", HOSTILE))
     records = list(build(**given).records())
     assert [record.line() for record in records] == [record.line() for record in build(**given).records()]
