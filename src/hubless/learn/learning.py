@@ -213,7 +213,7 @@ class Run:
                 kept = copy.deepcopy(state.book) if self._may_end else state.book
                 plan = self.learning.overlay.plan(t, world, state.book)
                 if why := self._ended(t, plan, world):
-                    pass  # a round that was planned and did not come about leaves no trace
+                    state.book = kept  # a round that was planned and did not come about leaves no trace
                     yield Record("event", last, data={"text": f"the run ends: {why}", "level": "warning"})
                     break
                 yield from observer.weather(t, weather)

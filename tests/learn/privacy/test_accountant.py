@@ -1,5 +1,6 @@
 """Epsilon is what dp_accounting says of what really happened, for the peer worst off; a budget ends the run in time."""
 
+import io
 import math
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from dp_accounting import rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from small import build, learning, metrics, workload
 
 from hubless.errors import ConfigError
@@ -17,7 +19,9 @@ from hubless.learn import SAM, SGD, Adam, Hook, Rotating, Star
 from hubless.learn.privacy import Accountant, PrivateSteps, Spending
 from hubless.learn.privacy.dpsgd import _cost
 from hubless.learn.privacy.mechanisms import gaussian, sampled
+from hubless.learn.sampled import Sampled
 from hubless.run.folder import RunFolder
+from hubless.run.progress import Progress
 
 REPLACE = dp.NeighboringRelation.REPLACE_ONE
 PEERS, SIZE = 5, 39  # samples of the peer with the fewest; the others have one more
@@ -194,6 +198,20 @@ def test_a_budget_that_the_first_round_exceeds_is_refused_before_any_work():
         build(privacy="dp-sgd:1:0:budget=5", **GIVEN)
 
 
+def test_the_round_that_was_not_run_leaves_no_trace():
+    """MoDeST's plan names the next aggregators, whose models would be evaluated in place of the last ones'."""
+    run = build(
+        local=SGD(lr=0.3, epochs=1, batch=10), overlay=Sampled(3, 1), privacy="local:2:3:budget=9", rounds=9,
+        setting={"seed": 1},
+    )  # fmt: skip
+    records = list(run.records())
+    last, end = [record for record in records if record.kind == "round"][-1], records[-1]
+    assert end.round == last.round < 9
+    seen, final = last.peers["accuracy"], end.peers["accuracy"]
+    assert sum(value is not None for value in seen) == 1, "one aggregator's model is what the round came to"
+    assert final == [None if value is None else pytest.approx(value) for value in seen]
+
+
 def test_a_plan_that_asks_few_peers_costs_only_them():
     """With a budget for two trainings of a peer, a star of one participant goes on until one is drawn a third time."""
     given = dict(local=SGD(lr=0.1, epochs=1, batch=10), overlay=Star(1), rounds=12)
@@ -226,12 +244,16 @@ def test_the_folder_of_a_run_that_spent_its_budget_is_finished_and_says_so(tmp_p
     from hubless.run.runner import run_recipe
 
     options = dict(peers=5, data="digits", samples=300, model="softmax", partition="iid", rounds=9, evaluate=2)
-    folder = run_recipe(find("dsgd").load(), {**options, "privacy": "local:1:3:budget=9"}, out=tmp_path / "run")
+    options["privacy"] = "local:1:3:budget=9"
+    screen = io.StringIO()
+    folder = run_recipe(find("dsgd").load(), options, out=tmp_path / "run", sinks=[Progress(Console(file=screen))])
     assert isinstance(folder, RunFolder)
     assert folder.finished
     assert folder.exit_code == 0
     assert 0 < folder.last_round < 9
     page = folder.report.read_text(encoding="utf-8")
+    assert "epsilon 5" in screen.getvalue()
+    assert "the run ends: privacy: round" in screen.getvalue()
     for word in ("above the budget of 9", "Epsilon", "at delta = 1e-05"):
         assert word in page
 

@@ -114,8 +114,8 @@ class _Private:
         total, s = self.ctx.clipped(w, s, batch, self.rule.clip)
         if self.rule.noise:
             key = keys.fold(self.ctx.secret, "dp-sgd", self.used)
-            total = total + self.rule.noise * self.rule.clip * keys.normal(key, tuple(w.shape), w.device)
-        return total / self._size(batch), s
+            total.add_(keys.normal(key, tuple(w.shape), w.device), alpha=self.rule.noise * self.rule.clip)
+        return total.div_(self._size(batch)), s
 
     def _size(self, batch: Batch) -> Tensor:
         """A number that does not depend on what the samples are."""
