@@ -253,7 +253,7 @@ class Run:
         return alike and self.merge.share is None and not self.merge.per_target
 
     def _outcome(self, t: int, state: _State) -> list[int] | None:
-        """Peers whose models count: of a star that had to keep a row a peer, the aggregator's, as if one were stored."""
+        """Peers whose models count: of a star that keeps a row a peer, the aggregator's, as if one were stored."""
         said = self.learning.overlay.outcome(t, state.book)
         if said is None and self._one_model and not state.wiring.population.shared:
             return [state.book["aggregator"]]
