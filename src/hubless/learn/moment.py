@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Moment:
     k: int
     starts: Mapping[int, Tensor]
     roles: Mapping[int, str]
+    _listening: dict[int, Context] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -65,8 +66,10 @@ class Moment:
 
     def accepts(self, receiver: int, sender: int, m: Message) -> bool:
         """Whether the receiver uses a message; one that it does not is told in an event."""
+        if receiver not in self._listening:  # once for all that it hears
+            self._listening[receiver] = self.context(receiver)
         try:
-            self.wiring.merge.accept(sender, m, self.context(receiver))
+            self.wiring.merge.accept(sender, m, self._listening[receiver])
         except MessageError as error:
             self.wiring.events.append(f"message of peer {sender} refused: {error}")
             return False
