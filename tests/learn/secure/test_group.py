@@ -40,6 +40,8 @@ def test_sums_of_too_few_or_in_pieces_are_not_revealed():
     group = Group(tuple(range(10)), 4, 0.3, degree=2)
     assert group.refuses(range(10)) == ""
     assert group.refuses((1, 2, 3)) == "3 of 10 senders arrived, 4 are needed"
+    assert group.refuses((1, 2, 3, 3)) == "3 of 10 senders arrived, 4 are needed"
+    assert group.refuses((1, 2, 3, 40, 50)) == "peer 40 is no sender of this inbox"
     assert Group((3, 4), 4, 0.0).refuses((3, 4)) == "fewer than 2 senders besides the receiver arrived"
     ring = [0]
     while len(ring) < 10:

@@ -57,12 +57,14 @@ class Group:
 
     def refuses(self, arrived: Collection[int]) -> str:
         """Why the sum of those who arrived must not be revealed; empty when it may."""
-        least = self.needed(len(self.peers))
-        if len(arrived) < least:
-            return f"{len(arrived)} of {len(self.peers)} senders arrived, {least} are needed"
-        if len(set(arrived) - {self.inbox}) < 2:
+        there, least = set(arrived), self.needed(len(self.peers))
+        if strangers := there.difference(self.peers):
+            return f"peer {min(strangers)} is no sender of this inbox"
+        if len(there) < least:
+            return f"{len(there)} of {len(self.peers)} senders arrived, {least} are needed"
+        if len(there - {self.inbox}) < 2:
             return "fewer than 2 senders besides the receiver arrived"
-        if not self._connected(arrived):
+        if not self._connected(there):
             return "masks no longer connect all who arrived"
         return ""
 
