@@ -42,7 +42,8 @@ def positive(where: str, clip: float, noise: float) -> None:
 class Noise(Privacy):
     """Clipping and Gaussian noise, accounted for.
 
-    Records are for whoever runs the experiment: no noise covers the losses and accuracies in them.
+    Records are for whoever runs the experiment: no noise covers the losses and accuracies in them. Noise and samples
+    follow from the run's seed, so that a run can be repeated; who knows the seed can take the noise away.
 
     clip:   norm of what is clipped
     noise:  standard deviation of the noise, as a multiple of clip; 0 only clips, and protects nobody
