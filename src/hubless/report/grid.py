@@ -13,7 +13,7 @@ import numpy as np
 from hubless.report import ink
 from hubless.report.figures import Drawn, kebab
 from hubless.report.reading import Array
-from hubless.report.recorded import heat
+from hubless.report.recorded import NARROW, heat
 from hubless.report.template import Page, Table, publish
 from hubless.report.words import count, measured
 
@@ -63,7 +63,9 @@ def _maps(
     axes: tuple[tuple[str, Sequence[Any]], tuple[str, Sequence[Any]]],
     further: Sequence[str],
 ) -> Iterator[Drawn]:
-    (x_name, x_values), (y_name, y_values) = axes
+    (x_name, xs), (y_name, ys) = axes
+    x_values = [x for x in xs if any(key[0] == x for key in cells)]  # a metric that a value never has needs no column
+    y_values = [y for y in ys if any(key[1] == y for key in cells)]
     means = {key: _mean(values) for key, values in cells.items()}
     spread = {key: _spread(values) for key, values in cells.items()}
     known = [value for value in means.values() if math.isfinite(value)]
@@ -83,7 +85,8 @@ def _maps(
                 bounds=(min(known), max(known)) if known else None,
             )
             reading = "A cell is the mean over its seeds, with the standard deviation where there are several."
-            yield Drawn(kebab(name), label, reading, ink.save(figure, kebab(name), label, drawings))
+            drawn = ink.save(figure, kebab(name), label, drawings)
+            yield Drawn(kebab(name), label, reading, drawn, wide=len(x_values) > NARROW)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -35,6 +35,9 @@ def draw(data: Data) -> Figure:
     return DRAW[kind](data)
 
 
+NARROW = 5  # columns of a heat map that fit half a page
+
+
 def heatmap(data: Data) -> Figure:
     """A coloured cell for every pair of labels, with its value where there is room."""
     values = np.array([floats(row) for row in data["values"]]).reshape(len(data["y"]), len(data["x"]))
@@ -56,7 +59,7 @@ def heat(
     rows, columns = values.shape
     roomy = rows * columns <= 150 and columns <= 12
     height = 0.2 if not roomy else 0.36 if spread is None else 0.46
-    figure, axes = ink.sheet(5.0, float(np.clip(1.3 + height * rows, 2.2, 6.5)))
+    figure, axes = ink.sheet(5.0 if columns <= NARROW else 10.0, float(np.clip(1.3 + height * rows, 2.2, 6.5)))
     seen = values[np.isfinite(values)]
     low, high = bounds or ((float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0))
     norm = Normalize(low, high if high > low else low + 1)
