@@ -10,6 +10,7 @@ from hubless.learn.attacks.colluding import ALIE, IPM
 from hubless.learn.attacks.idle import FreeRider, Replay
 from hubless.learn.attacks.labels import LabelFlip
 from hubless.learn.attacks.mirage import Detector, Mirage
+from hubless.learn.attacks.outright import NegativeModel, RandomModel
 from hubless.learn.attacks.updates import Noise, Scaling, SignFlip, sign_flip
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "LabelFlip",
     "Mirage",
     "ModelReplacement",
+    "NegativeModel",
     "Noise",
+    "RandomModel",
     "Replay",
     "Scaling",
     "SignFlip",
