@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "partition": ("hubless.data.partitions",),
     "model": ("hubless.models.zoo",),
     "overlay": ("hubless.learn.overlays",),
-    "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall"),
+    "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall", "hubless.learn.bristle"),
     "attack": ("hubless.learn.attacks",),
     "codec": ("hubless.learn.codecs", "hubless.learn.privacy", "hubless.learn.secure"),
     "privacy": ("hubless.learn.privacy",),
