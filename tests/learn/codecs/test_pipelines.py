@@ -10,7 +10,7 @@ from messages import CONTEXT, FEW, MODEL, PATIENT, at, update
 
 import hubless.testing as testing
 from hubless.errors import CodecError, ConfigError
-from hubless.learn import SGD, Attack, Gossip, Learning, ServerOpt, Star, Workload
+from hubless.learn import SGD, Attack, Codec, Gossip, Learning, ServerOpt, Stage, Star, Workload
 from hubless.parts import make
 
 STAGES = ["layers", "top-k:0.2", "threshold:0.001", "k-means:4", "uniform:6", "stochastic:3", "float16", "bfloat16",
@@ -136,3 +136,40 @@ def test_the_same_stage_twice_draws_apart():
     twice, once = (make("codec", spec) for spec in ("stochastic:2+float16", "float16+stochastic:2"))
     m = {"x": torch.linspace(0, 1, 50)}
     assert not torch.equal(*(codec.decode(codec.encode(m, {}, CONTEXT)[0], CONTEXT)["x"] for codec in (twice, once)))
+
+
+class Trusting(Stage):
+    def forward(self, m, s, ctx):
+        return {"half": m["w"][::2], "other": m["w"][1::2], **{n: v for n, v in m.items() if n != "w"}}, s
+
+    def inverse(self, m, count, ctx):
+        w = torch.empty(ctx.model.size)
+        w[::2], w[1::2] = m["half"], m["other"]
+        return {"w": w, **{n: v for n, v in m.items() if n not in ("half", "other")}}
+
+
+class Rounding(Stage):
+    def forward(self, m, s, ctx):
+        return {name: (value / 2).to(value.dtype) for name, value in m.items()}, s
+
+    def inverse(self, m, count, ctx):
+        return {name: value * 2 for name, value in m.items()}
+
+
+class Flat(Stage):
+    def forward(self, m, s, ctx):
+        return {name: value - value.flatten()[0] / value.std() for name, value in m.items()}, s
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (Trusting(), "a sender's lie about 'half' .* raises KeyError.*must check what it is given"),
+        (Rounding(), "changes 'seen'"),
+        (Flat(), "numbers that are not finite"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_conformance_check_finds_stages_that_trust_their_input(stage, words):
+    with pytest.raises(AssertionError, match=words):
+        testing.check_codec(Codec((stage,)))
