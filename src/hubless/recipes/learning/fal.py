@@ -19,7 +19,6 @@ below any eps, also when data are not IID. The run records that loss on all trai
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import wraps
 from typing import Literal
 
 import torch
@@ -39,6 +38,7 @@ from hubless.learn import (
     aggregation,
 )
 from hubless.learn.probes import RobustLoss, Robustness
+from hubless.models.starts import gaussian
 from hubless.models.zoo import Architecture
 from hubless.options import Count, Data, Model, NonNegative, Partition, Positive, Whole
 from hubless.recipe import recipe
@@ -124,22 +124,6 @@ class TwoLayers(nn.Module):
 def two_layers(width: int) -> Architecture:
     """The theorem's network for any data."""
     return lambda shape, outputs: TwoLayers(width, shape, outputs)
-
-
-def gaussian(model: Architecture) -> Architecture:
-    """A network whose weights start from N(0, 2 / inputs), and its biases from 0."""
-
-    @wraps(model)
-    def build(shape: tuple[int, ...], outputs: int) -> nn.Module:
-        module = model(shape, outputs)
-        for layer in module.modules():
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
-                nn.init.kaiming_normal_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        return module
-
-    return build
 
 
 presets = {
