@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.merges.ordered import WIDTH, ranks
 from hubless.learn.slots import Book, Merge, Reduce
 from hubless.parts import part
 
@@ -19,32 +21,18 @@ class Median(Reduce):
 
     def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """For an even number of messages, the mean of the two in the middle."""
-        return {name: _middle(inbox.stack(name)) for name in inbox.names}
+        return {name: _mean(inbox, name, _halves(len(inbox.weight(name)))) for name in inbox.names}
 
 
-NETWORK = 16  # up to so many values, compare-and-swap of whole rows beats sorting along a strided dimension
-
-
-def _ordered(values: Tensor) -> list[Tensor]:
-    """Values ``[M, ...]`` in ascending order, coordinate by coordinate, by odd-even transposition for small M."""
-    if len(values) > NETWORK:
-        return list(values.sort(dim=0).values.unbind(0))
-    rows = list(values.unbind(0))
-    for turn in range(len(rows)):
-        for i in range(turn % 2, len(rows) - 1, 2):
-            rows[i], rows[i + 1] = torch.minimum(rows[i], rows[i + 1]), torch.maximum(rows[i], rows[i + 1])
-    return rows
-
-
-def _middle(values: Tensor) -> Tensor:
-    ordered = _ordered(values)
-    m = len(values)
-    return (ordered[(m - 1) // 2] + ordered[m // 2]) / 2
+def _halves(count: int) -> Sequence[int]:
+    return range((count - 1) // 2, count // 2 + 1)
 
 
 @dataclass(frozen=True)
 class TrimmedMean(Reduce):
     """The coordinate-wise mean without the smallest and largest values (arXiv 1803.01498, definition 2).
+
+    Weights only say who counts.
 
     trim: share of the messages dropped at each end, in [0, 0.5)
     """
@@ -57,14 +45,21 @@ class TrimmedMean(Reduce):
 
     def __call__(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """At least one message is dropped at each end when any trimming is asked and three or more are there."""
-        found = {}
-        for name in inbox.names:
-            values = inbox.stack(name)
-            m = len(values)
-            cut = min(max(int(self.trim * m), 1 if self.trim else 0), (m - 1) // 2)
-            kept = _ordered(values)[cut : m - cut]
-            found[name] = torch.stack(kept).mean(0)
-        return found
+        return {name: _mean(inbox, name, self._kept(len(inbox.weight(name)))) for name in inbox.names}
+
+    def _kept(self, count: int) -> Sequence[int]:
+        cut = min(max(int(self.trim * count), 1 if self.trim else 0), (count - 1) // 2)
+        return range(cut, count - cut)
+
+
+def _mean(inbox: Inbox, name: str, kept: Sequence[int]) -> Tensor:
+    """The mean of the values of some ranks, coordinate by coordinate and ``WIDTH`` of them at a time."""
+    shape = inbox.shape(name)
+    pieces = [
+        torch.stack(ranks(inbox.columns(name, slice(first, first + WIDTH)), kept)).mean(0)
+        for first in range(0, shape.numel(), WIDTH)
+    ]
+    return torch.cat(pieces).reshape(shape)
 
 
 @part("merge", "median")

@@ -157,8 +157,7 @@ def own(inbox: Inbox, w: Tensor, s: State, ctx: Context) -> Message:
 
 def began(s: State, ctx: Context) -> Message:
     """Where the receiver's round began, before any training; 0 for deltas, which are as seen from there."""
-    assert ctx.start is not None
-    return _whole(ctx.start, s, ctx)
+    return {} if ctx.start is None else _whole(ctx.start, s, ctx)
 
 
 def _whole(w: Tensor, s: State, ctx: Context) -> Message:
