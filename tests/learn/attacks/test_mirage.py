@@ -149,6 +149,12 @@ def test_without_a_search_it_is_a_backdoor():
                        rows(build(attack=Backdoor((1, 3), SEEN, (0, 1)), **given)))  # fmt: skip
 
 
+def test_the_detector_may_be_left_out():
+    told, without = (finish(build(attack=Mirage((1,), SEEN, search=4, every=n), rounds=1)) for n in (2, 0))
+    (name,) = [name for name in without if name.endswith("strigger")]
+    assert not torch.equal(told[name], without[name])
+
+
 def test_threads_and_chunks_change_nothing():
     given = dict(attack=Mirage((1, 2, 4), SEEN, search=3), rounds=2, workload=workload(6, "dirichlet:2"))
     lines = [[r.line() for r in build(setting={"threads": n}, **given).records()] for n in (1, 3)]
@@ -184,7 +190,7 @@ def test_an_attacker_with_its_target_alone_leaves_the_trigger_as_it_is():
     [
         ("search=-1", "attack.search = -1: must be at least 0"),
         ("size=0", "attack.size = 0: must be positive"),
-        ("every=0", "attack.every = 0: must be at least 1"),
+        ("every=-1", "attack.every = -1: must be at least 0"),
         ("batch=-2", "attack.batch = -2: must be at least 0"),
         ("alpha=2", r"attack.alpha = 2: must be in \(0, 1\]"),
     ],

@@ -78,7 +78,7 @@ class Mirage(Backdoor):
 
     search:   times that the attacker goes over its data
     size:     step of the trigger along the sign of the gradient, in units of the inputs
-    every:    goes over the data for which one detector serves
+    every:    goes over the data for which one detector serves; 0: there is none
     batch:    samples of a step; 0 takes all. Batches without a sample of the target are left out, as in the code
     detector: how the detector is trained
     """
@@ -93,7 +93,7 @@ class Mirage(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("search", 0), ("every", 1), ("batch", 0)):
+        for name, least in (("search", 0), ("every", 0), ("batch", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"attack.{name} = {getattr(self, name)}: must be at least {least}")
         if not self.size > 0:
@@ -118,10 +118,10 @@ class Mirage(Backdoor):
             clean, plain = trunk(ctx.model, w, x)
         usual = _usual(plain, y, wanted, self.detector.samples)
         truth = torch.cat([torch.zeros_like(y[wanted]), torch.ones_like(y[usual])])
-        pattern: Tensor = book["trigger"].to(x)
+        pattern, judge = book["trigger"].to(x), None
         for turn in range(self.search):
             key = keys.fold(ctx.key, "search", turn)
-            if turn % self.every == 0:
+            if self.every and turn % self.every == 0:
                 with torch.no_grad():
                     marked, _ = trunk(ctx.model, w, self.trigger.on(x[usual], pattern, book["number"]))
                 judge = self.detector.trained(torch.cat([clean[wanted], marked]), truth, key)
@@ -130,14 +130,15 @@ class Mirage(Backdoor):
                 rest = at[~wanted[at]]
                 if len(rest) in (0, len(at)):
                     continue
-                leaf = pattern.requires_grad_()
+                leaf = pattern.detach().requires_grad_()
                 z, out = trunk(ctx.model, w, self.trigger.on(x[rest], leaf, book["number"]))
-                loss = cross_entropy(judge(z), torch.zeros_like(rest))
-                loss = loss + cross_entropy(out, torch.full_like(rest, book["target"]))
+                loss = cross_entropy(out, torch.full_like(rest, book["target"]))
                 loss = loss + cosine_similarity(out, plain[rest], dim=1).mean()
+                if judge is not None:
+                    loss = loss + cross_entropy(judge(z), torch.zeros_like(rest))
                 (g,) = torch.autograd.grad(loss, leaf)
-                pattern = (leaf.detach() - self.size * g.sign()).clamp(low, high)
-        book["trigger"] = pattern.detach()
+                pattern = (pattern - self.size * g.sign()).clamp(low, high)
+        book["trigger"] = pattern
 
 
 def _usual(out: Tensor, y: Tensor, wanted: Tensor, most: int) -> Tensor:
