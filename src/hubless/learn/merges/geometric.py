@@ -42,9 +42,9 @@ class GeometricMedian(Sharing):
         weights = points.weights
         distances = points.apart.sqrt()
         half = points.count // 2 + 1
-        reach = distances.sort(dim=1).values[:, half - 1]
-        centre = reach.argmin()
-        near = (distances[centre] <= reach[centre]) * weights
+        reach = distances.sort(dim=1).values[:, half - 1, None]
+        smallest = (distances <= reach) & (reach == reach.min())  # two may share it, each on the edge of the other's
+        near = smallest.sum(0) * weights
         shares = near / near.sum()
         for _ in range(self.steps):
             pull = weights / points.away(shares).clamp_min(self.smoothing)
