@@ -17,12 +17,12 @@ def test_every_example(path):
     check_recipe(find(path).load())
 
 
-def test_clipping_withstands_what_the_mean_does_not():
-    recipe = find(EXAMPLES[[path.stem for path in EXAMPLES].index("clipped_gossip")]).load()
+def test_the_nearest_withstand_what_the_mean_does_not():
+    recipe = find(EXAMPLES[[path.stem for path in EXAMPLES].index("nearest_gossip")]).load()
     check_merge(recipe.build({}, "tiny").merge)
     given = dict(attack="sign-flip:2+5:10", peers=8, rounds=12, threads=1, evaluate=12)
     reached = {}
-    for radius in (0.3, 1e6):  # the second is the mean
-        run = recipe.build({**given, "radius": radius})
-        reached[radius] = Result(recipe.name, {}, list(run.records())).final("accuracy")
-    assert reached[0.3] > reached[1e6] + 0.1, reached
+    for share in (0.6, 1.0):  # the second is the mean
+        run = recipe.build({**given, "share": share})
+        reached[share] = Result(recipe.name, {}, list(run.records())).final("accuracy")
+    assert reached[0.6] > reached[1.0] + 0.3, reached
