@@ -97,7 +97,7 @@ class Integrator(Reduce):
         known = torch.nonzero(ctx.classes).flatten()
         if not others.ids or not len(known):
             return {}
-        claims = others.stack(CLASSES).double()[:, known].sum(1)
+        claims = others.stack(CLASSES).double()[:, known].sum(1).to(w.device)
         scores = performance(_predicted(others, w, s, ctx), ctx.held.y, known.to(w.device), self.score)
         chosen = best(scores[1:], claims.clamp(0, len(known)).floor())
         familiar, whole = weights(scores[0], scores[1:], chosen, penalty=self.penalty)
