@@ -18,7 +18,7 @@ from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model
 from hubless.learn.population import leaves
-from hubless.learn.slots import HAND, Attack, Exchange, Merge, Overlay, Reduce, Train, World
+from hubless.learn.slots import HAND, Attack, Book, Exchange, Merge, Overlay, Reduce, Train, World
 from hubless.parts import make
 
 PEERS = 5
@@ -151,16 +151,39 @@ def _check_messages(merge: Merge, stage: _Stage, phase: str, kind: str) -> None:
     assert _same(got, turned, 1e-5), f"{name}: the answer depends on the order of the inbox"
     if merge.reduce.vectorised and not merge.reduce.linear and merge.plain:
         inbox = {n: torch.stack([m[n] for m in said])[None] for n in said[0]}
-        mapped = torch.vmap(lambda m, v, w: merge.reduce(Inbox((), v, m), w, s, {}, ctx))(inbox, weights[None], W[:1])
+        blind = ctx if merge.reduce.starts else replace(ctx, start=W[1])  # as another peer's would be
+        mapped = torch.vmap(lambda m, v, w: merge.reduce(Inbox((), v, m), w, s, {}, blind))(inbox, weights[None], W[:1])
         assert _same({n: v[0] for n, v in mapped.items()}, got, 1e-6), (
-            f"{name}: differs under torch.vmap; set vectorised = False on the reduce"
+            f"{name}: differs under torch.vmap; set vectorised = False on the reduce, or starts = True if it reads"
+            " ctx.start"
         )
+    _check_sizes(merge, said, weights, W[0], s, ctx, name)
     w, after = merge.apply(W[0], s, {}, got, ctx)
     assert w.shape == W[0].shape, f"{name}: apply gives a row of shape {tuple(w.shape)}, not {tuple(W[0].shape)}"
     assert set(after) >= set(s), f"{name}: apply loses entries of the state; return {{**s, ...}}"
     assert bool(torch.isfinite(w).all()), f"{name}: apply gives numbers that are not finite"
     assert torch.equal(W, before), f"{name}: changes rows in place; make new tensors"
     assert _same(s, kept), f"{name}: changes the state in place; return {{**s, name: value}}"
+
+
+def _check_sizes(
+    merge: Merge, said: list[Message], weights: Tensor, w: Tensor, s: State, ctx: Context, name: str
+) -> None:
+    """Losses leave inboxes of any size; what the receiver remembers of them can be written to a checkpoint."""
+    book: Book = {}
+    for count in (PEERS, 1, 2, PEERS):
+        ids, few = tuple(range(count)), [_copy(m) for m in said[:count]]
+        less = replace(ctx, senders=ids, counts=dict.fromkeys(ctx.counts, count))
+        got = merge.join(Inbox(ids, weights[:count], few), w, s, book, less)
+        assert all(bool(torch.isfinite(value).all()) for value in got.values()), (
+            f"{name}: not finite for {count} of {PEERS} messages; do with less what can be done"
+        )
+        assert all(_same(m, kept) for m, kept in zip(few, said, strict=False)), (
+            f"{name}: changes messages in place; make new tensors"
+        )
+    for path, value in leaves(book):
+        known = isinstance(value, (Tensor, bool, int, float, str, list, dict)) or value is None
+        assert known, f"{name}: book entry {path!r} is a {type(value).__name__}: keep tensors and what JSON knows"
 
 
 def check_codec(codec: Codec | str, *, kind: str = "model") -> None:
