@@ -26,9 +26,10 @@ class Points:
     who is hostile. They follow the parameters: the answer has the median over those who have a share in it, so that
     statistics out of all proportion, beside harmless parameters, do no harm.
 
-    inbox:  messages, one a sender
-    centre: name -> where the origin is; 0 for names that it lacks
-    aside:  names of such statistics
+    inbox:   messages, one a sender
+    centre:  name -> where the origin is; 0 for names that it lacks
+    aside:   names of such statistics
+    weights: the plan's ``[M]``, which sum to 1
     """
 
     def __init__(self, inbox: Inbox, centre: Mapping[str, Tensor], aside: frozenset[str] = frozenset()) -> None:
@@ -38,6 +39,8 @@ class Points:
         self.count = len(inbox.weights)
         said = [name for name in inbox.names if len(inbox.weight(name)) == self.count]
         self.names = [name for name in said if name not in aside] or said
+        weights = inbox.weights.to(inbox.columns(inbox.names[0], slice(0)).device, torch.float64)
+        self.weights = weights / weights.sum()
 
     def _chunks(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Columns of a name ``[M, c]`` in double precision, and the centre there ``[c]``."""
@@ -56,7 +59,7 @@ class Points:
     @cached_property
     def gram(self) -> Tensor:
         """Inner products ``[M, M]`` of the messages as seen from the centre."""
-        total = self.inbox.weights.new_zeros(self.count, self.count, dtype=torch.float64)
+        total = self.weights.new_zeros(self.count, self.count)
         for seen in self._seen():
             total = total + seen @ seen.T
         return (total + total.T) / 2
@@ -66,16 +69,10 @@ class Points:
         """Squared distances from the centre ``[M]``; alone they are M times cheaper than the Gram matrix."""
         if "gram" in self.__dict__:
             return self.gram.diagonal()
-        total = self.inbox.weights.new_zeros(self.count, dtype=torch.float64)
+        total = self.weights.new_zeros(self.count)
         for seen in self._seen():
             total = total + seen.square().sum(1)
         return total
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """The plan's weights ``[M]``, which sum to 1."""
-        weights = self.inbox.weights.double()
-        return weights / weights.sum()
 
     @cached_property
     def apart(self) -> Tensor:
