@@ -43,6 +43,7 @@ def robust(
     privacy: Privacy = "none",
     data: Data = "digits",
     samples: Whole = 0,
+    held: Whole = 0,
     partition: Partition = "dirichlet:1",
     model: Model = "mlp:32",
     rounds: Count = 30,
@@ -56,11 +57,12 @@ def robust(
         overlay: gossip of models, or updates to an aggregator, pinned (star) or handed on (rotating)
         topology: who may talk to whom in gossip
         participants: peers that train in a round of a star; 0 means all
+        held: samples of each of its classes that a peer holds out, for merges that try models on them (bristle)
     """
     gossip = overlay == "gossip"
     way: Overlay = Gossip(topology, weights=weights) if gossip else aggregation(overlay, participants, weigh="one")
     return Learning(
-        workload=Workload(data, partition, peers, model, samples),
+        workload=Workload(data, partition, peers, model, samples, held=held),
         local=SGD(lr=lr, steps=steps, batch=batch),
         overlay=way,
         merge=merge if gossip or not merge.plain else ServerOpt(merge.reduce),
