@@ -230,7 +230,8 @@ def test_training_leaves_foreign_classes_alone():
         assert torch.equal(moved, counts > 0)
 
 
-MODELS = {"linear": Model(lambda: nn.Sequential(nn.Linear(5, 3)), name="linear"), "groups": GROUPS, "batchnorm": BATCHNORM}
+LINEAR = Model(lambda: nn.Sequential(nn.Linear(5, 3)), name="linear")
+MODELS = {"linear": LINEAR, "groups": GROUPS, "batchnorm": BATCHNORM}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -79,6 +79,7 @@ REASONS = {
     "integers of ranges that differ by message have no sum": r"^codec: \w+ does not decode sums, so SecureSum cannot",
     "a batch that acts as one has no sample's part": r"^model: \w+ has BatchNorm, which makes samples of a batch act",
     "statistics that no noise covers": r"^model: \w+ sends (BatchNorm's statistics|'buffer/[^']*'), which",
+    "a ring passes on means of parts": r"^merge: overlay AllReduce has a ring pass on parts of rows",
     "noise added once needs somebody who adds it": r"^privacy: central needs an aggregator",
     "noise on a sum needs equal weights": r"^privacy: central needs equal weights",
     "noise on a sum needs a sum": r"^privacy: central adds noise to a sum, and merge \w+ is no sum",
@@ -120,7 +121,7 @@ def compose(words):
     star = "star" in words["overlay"] or words["overlay"] == "rotating"
     if star and words["server"] and isinstance(merge, Merge) and merge.plain:
         merge = ServerOpt(merge.reduce)
-    if words["overlay"] == "ring" and words["merge"] == "mean":
+    if words["overlay"] == "ring" and words["merge"] in ("mean", "median", "krum"):
         merge = RingMean()
     return learning(
         workload=workload(PEERS, model={"plain": PLAIN, "batchnorm": BATCHNORM}[words["model"]], data=BLOBS),

@@ -77,7 +77,7 @@ OTHER = Model(lambda: nn.Linear(5, 3), name="linear")
 BOTH = [(PLAIN, (0, 1, 2)), (OTHER, (3, 4))]
 
 COMBINATIONS = {
-    "codec: Delta takes a delta, but merge WeightedMean sends {'gossip': 'model'}; put the stage delta before it, or use merge=ServerOpt()":
+    "codec: Delta takes a delta, but merge WeightedMean sends {'gossip': 'model'}; put the stage delta before it":
         dict(codec=Codec((Delta(),))),
     "codec: secure sums show only the total, but Median needs each message; drop one of the two":
         dict(codec=Codec((Secret(),)), merge=Median()),

@@ -32,6 +32,8 @@ def compatible(
             f"merge: {names} works over the exchanges {'/'.join(merge.phases)}, but overlay {type(overlay).__name__}"
             f" makes {'/'.join(foreign)}"
         )
+    if overlay.in_parts and not merge.in_parts:
+        raise ConfigError(f"merge: overlay {type(overlay).__name__} has a ring pass on parts of rows; use RingMean()")
     kinds = {phase: merge.kind(phase) for phase in overlay.phases}
     codec.check(kinds, names)
     if len(models) > 1 and (crossing := [kind for kind in kinds.values() if kind != "predictions"]):

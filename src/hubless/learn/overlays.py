@@ -267,6 +267,11 @@ class Scheduled(Overlay):
         """All roles of all stages."""
         return tuple(dict.fromkeys(role for _, overlay in self.stages for role in overlay.roles))
 
+    @property
+    def in_parts(self) -> bool:  # type: ignore[override]
+        """Whether some stage plans exchanges in parts."""
+        return any(overlay.in_parts for _, overlay in self.stages)
+
     def at(self, t: int) -> Overlay:
         """The overlay of round t."""
         return [overlay for first, overlay in self.stages if first <= t][-1]

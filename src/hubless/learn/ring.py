@@ -32,6 +32,7 @@ class AllReduce(Overlay):
     settle: str = ""
 
     phases: ClassVar[tuple[str, ...]] = (SCATTER, GATHER)
+    in_parts: ClassVar[bool] = True
 
     @property
     def roles(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -63,6 +64,7 @@ class RingMean(Merge):
 
     reduce: Reduce = field(default_factory=WeightedMean)
 
+    in_parts: ClassVar[bool] = True
     vectorised: ClassVar[bool] = False
 
     def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:

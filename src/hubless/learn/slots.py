@@ -164,11 +164,16 @@ DOWN = "down"  # the exchange by which an aggregator's answer goes out; robust m
 
 
 class Overlay:
-    """The round's plan: who trains, and who sends to whom. A pure function of (round, membership, seed)."""
+    """The round's plan: who trains, and who sends to whom. A pure function of (round, membership, seed).
+
+    shared:   nobody trains before receiving the aggregator's model
+    in_parts: some exchange is planned in parts of a row, for a merge that says them
+    """
 
     phases: ClassVar[tuple[str, ...]] = ("gossip",)
     roles: ClassVar[tuple[str, ...]] = ("train",)
     shared: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
     reports: ClassVar[tuple[str, ...]] = ()
 
     def check(self, n: int, seed: int = 0) -> None:
@@ -291,6 +296,7 @@ class Merge:
     role: ClassVar[tuple[str, ...]] = ()
     common: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    in_parts: ClassVar[bool] = False
     per_target: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
