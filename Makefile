@@ -27,8 +27,10 @@ format: $(READY)  ## put the code in shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)  ## time and memory of the learning engine, beside what one would use instead
+bench: $(READY)  ## time and memory of the engine, robust merges and codecs, beside what one would use instead
 	@$(BIN)/python benchmarks/learning.py
+	@$(BIN)/python benchmarks/robust.py
+	@$(BIN)/python benchmarks/codecs.py
 
 verify: $(READY)  ## run every recipe's claims (SEEDS=3) and refresh the results table
 	@$(BIN)/hubless verify --all --seeds $(SEEDS) --update-docs

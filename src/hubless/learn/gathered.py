@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hubless.learn.accept import Forms
 from hubless.learn.context import Inbox, Message
 
 
@@ -20,6 +21,7 @@ class Gathered:
         self.keep = keep
         self.kept: dict[int, Message] = {}
         self.counts: dict[str, int] = {}
+        self.forms = Forms()
         self._sums: Message = {}
         self._totals: dict[str, float] = {}
         self._senders: set[int] = set()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hubless.errors import MessageError
+from hubless.learn.accept import Forms
 from hubless.learn.codecs import Codec
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.moment import Moment
@@ -171,6 +172,7 @@ def _deliver(
     factors = wiring.judged(moment.exchange, {peer: m for (peer, _), m in said.items()})
     src, dst, weight = (part.tolist() for part in delivery.kept)
     inboxes: Inboxes = defaultdict(list)
+    forms: dict[int, Forms] = defaultdict(Forms)
     heard: set[int] = set()
     joint = wiring.attack is not None and wiring.attack.joint
     for sender, to, share in zip(src, dst, weight, strict=True):
@@ -181,7 +183,7 @@ def _deliver(
         address = _address(moment, sender, to)
         mine = sender == to and not moment.exchange.collect
         m = own[address] if mine else said.get((sender, to) if wiring.codec.remembers else address)
-        if m is None or not (mine or moment.accepts(to, sender, m)):
+        if m is None or not (mine or moment.accepts(to, sender, m, forms[to] if wiring.hostile else None)):
             wiring.meter.rejected += 1
             continue
         share *= factors.get(sender, 1.0)

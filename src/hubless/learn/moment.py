@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hubless.errors import MessageError
+from hubless.learn.accept import Forms
 from hubless.learn.context import Context, Message, State
 from hubless.learn.population import Cohort
 from hubless.learn.slots import Exchange
@@ -64,12 +65,14 @@ class Moment:
         _, w, s = self.wiring.population.peer(peer)
         return self.wiring.merge.message(w, s, self.wiring.population.book(peer), self.context(peer, to=to))
 
-    def accepts(self, receiver: int, sender: int, m: Message) -> bool:
-        """Whether the receiver uses a message; one that it does not is told in an event."""
+    def accepts(self, receiver: int, sender: int, m: Message, forms: Forms | None = None) -> bool:
+        """Whether the receiver uses a message; one that it does not, or that is unlike others, is told in an event."""
         if receiver not in self._listening:  # once for all that it hears
             self._listening[receiver] = self.context(receiver)
         try:
             self.wiring.merge.accept(sender, m, self._listening[receiver])
+            if forms is not None:
+                forms.agree(m)
         except MessageError as error:
             self.wiring.events.append(f"message of peer {sender} refused: {error}")
             return False

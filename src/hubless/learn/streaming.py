@@ -262,6 +262,8 @@ class Streaming:
                 m = wiring.codec.decode(data, ctx)
             if peer in wiring.hostile or not wiring.codec.plain:
                 wiring.merge.accept(peer, m, ctx)
+            if wiring.hostile:
+                box.forms.agree(m)
         except MessageError as error:
             wiring.meter.rejected += 1
             wiring.events.append(f"message of peer {peer} refused: {error}")
