@@ -21,7 +21,7 @@ from hubless.learn.learning import Learning
 from hubless.learn.local import SGD
 from hubless.learn.model import Model
 from hubless.learn.overlays import Star
-from hubless.learn.slots import Overlay
+from hubless.learn.plan import Overlay
 from hubless.learn.workload import Workload
 from hubless.run.setting import Setting
 

@@ -39,8 +39,8 @@ from hubless.learn import (
     TrimmedMean,
     WeightedMean,
 )
+from hubless.learn.plan import Exchange
 from hubless.learn.ring import AllReduce, RingMean
-from hubless.learn.slots import Exchange
 from hubless.net.topologies import Ring
 from hubless.parts import make, parts
 

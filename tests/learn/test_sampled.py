@@ -7,8 +7,8 @@ from small import build, close, rows, workload
 from hubless.errors import ConfigError
 from hubless.learn import Attack, Gossip
 from hubless.learn.membership import ENTRY, sample_order
+from hubless.learn.plan import Exchange, Train, World
 from hubless.learn.sampled import PING, Sampled
-from hubless.learn.slots import Exchange, Train, World
 from hubless.net.topologies import Full
 
 

@@ -8,8 +8,9 @@ from hubless.learn.local import SGD, Adam
 from hubless.learn.merges import Distil, Median, TrimmedMean, WeightedMean
 from hubless.learn.model import Model
 from hubless.learn.overlays import Alone, Gossip, Rotating, Scheduled, Star, aggregation
+from hubless.learn.plan import Exchange, Overlay, Train
 from hubless.learn.server import Scaffold, ServerOpt
-from hubless.learn.slots import Attack, Exchange, Gradient, Hook, Local, Merge, Overlay, Reduce, Stage, Train
+from hubless.learn.slots import Attack, Gradient, Hook, Local, Merge, Reduce, Stage
 from hubless.learn.workload import Workload
 
 __all__ = [

@@ -20,7 +20,8 @@ from hubless.learn.context import Batch, Context, Message, State
 from hubless.learn.evaluate import mean_row
 from hubless.learn.merges import WeightedMean
 from hubless.learn.overlays import Star
-from hubless.learn.slots import Book, Exchange, Hook, Local, Merge, Overlay, Plan, Reduce, Train, View, World
+from hubless.learn.plan import Book, Exchange, Overlay, Plan, Train, World
+from hubless.learn.slots import Hook, Local, Merge, Reduce, View
 
 if TYPE_CHECKING:
     from hubless.learn.model import Model

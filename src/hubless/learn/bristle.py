@@ -16,8 +16,9 @@ from torch import Tensor
 from hubless.errors import ConfigError, MessageError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.outputs import columns
+from hubless.learn.plan import Book
 from hubless.learn.select import DistancePrioritiser
-from hubless.learn.slots import Book, Hook, Merge, Reduce, View
+from hubless.learn.slots import Hook, Merge, Reduce, View
 from hubless.parts import part
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import torch
 from hubless.errors import ConfigError
 from hubless.learn.codecs import Codec
 from hubless.learn.model import Model
+from hubless.learn.plan import DOWN, HAND, Exchange, Overlay, Plan
 from hubless.learn.secure import Hiding
-from hubless.learn.slots import DOWN, HAND, Attack, Exchange, Hook, Local, Merge, Overlay, Plan, Reduce
+from hubless.learn.slots import Attack, Hook, Local, Merge, Reduce
 from hubless.learn.sums import edges_into, summed
 
 

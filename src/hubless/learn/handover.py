@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from hubless.learn.context import Message
+from hubless.learn.plan import Book, Exchange
 from hubless.learn.population import leaves
-from hubless.learn.slots import Book, Exchange
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Wiring
 from hubless.net.faults import Weather

@@ -15,9 +15,10 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import Message
+from hubless.learn.plan import Exchange
 from hubless.learn.population import Population
 from hubless.learn.recovery import Analytic, Method, Seen, labels, matched, psnr
-from hubless.learn.slots import Exchange, Hook, View
+from hubless.learn.slots import Hook, View
 
 PICTURES = 8  # images of a figure
 

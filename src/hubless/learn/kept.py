@@ -10,8 +10,8 @@ from torch import Tensor
 from hubless.learn.handover import hand
 from hubless.learn.inboxes import exchange_messages
 from hubless.learn.moment import Moment
+from hubless.learn.plan import HAND, Exchange, Plan, Train
 from hubless.learn.population import Cohort
-from hubless.learn.slots import HAND, Exchange, Plan, Train
 from hubless.learn.training import Trained
 from hubless.learn.whole import WholeRows
 from hubless.learn.wire import deliver

@@ -19,9 +19,10 @@ from hubless.learn.kernels.choice import KINDS
 from hubless.learn.merges import mean
 from hubless.learn.model import Model
 from hubless.learn.observe import Observer
+from hubless.learn.plan import Overlay, Plan, World
 from hubless.learn.population import Cohort, Population, leaves, tree
 from hubless.learn.privacy import Privacy
-from hubless.learn.slots import Attack, Hook, Local, Merge, Overlay, Plan, Reduce, World
+from hubless.learn.slots import Attack, Hook, Local, Merge, Reduce
 from hubless.learn.streaming import Streaming
 from hubless.learn.success import wanted
 from hubless.learn.training import Workers

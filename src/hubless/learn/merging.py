@@ -13,7 +13,8 @@ from hubless.errors import ConfigError
 from hubless.learn.context import Batch, Context, State
 from hubless.learn.model import BUFFER
 from hubless.learn.overlays import Gossip
-from hubless.learn.slots import Book, Hook, Local, Plan, Train, View, World
+from hubless.learn.plan import Book, Plan, Train, World
+from hubless.learn.slots import Hook, Local, View
 
 SETTLE = "settle"
 

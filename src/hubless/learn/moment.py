@@ -12,8 +12,8 @@ from torch import Tensor
 from hubless.errors import MessageError
 from hubless.learn.accept import Forms
 from hubless.learn.context import Context, Message, State
+from hubless.learn.plan import Exchange
 from hubless.learn.population import Cohort
-from hubless.learn.slots import Exchange
 from hubless.learn.wiring import Wiring
 
 

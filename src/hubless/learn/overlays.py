@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
-from hubless.learn.slots import HAND, Book, Chatter, Exchange, Overlay, Plan, Train, World
+from hubless.learn.plan import HAND, Book, Chatter, Exchange, Overlay, Plan, Train, World
 from hubless.net.mixing import Mixing, mix, spectral_gap
 from hubless.net.topologies import Edges, Topology
 from hubless.parts import make

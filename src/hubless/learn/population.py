@@ -12,7 +12,7 @@ from hubless.errors import CheckpointError
 from hubless.learn import keys
 from hubless.learn.context import State
 from hubless.learn.model import Model
-from hubless.learn.slots import Book
+from hubless.learn.plan import Book
 
 
 class Cohort:

@@ -16,7 +16,8 @@ from torch import Tensor
 from hubless.errors import MessageError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.merges.mean import WeightedMean
-from hubless.learn.slots import Book, Exchange, Merge, Overlay, Plan, Reduce, Train, World
+from hubless.learn.plan import Book, Exchange, Overlay, Plan, Train, World
+from hubless.learn.slots import Merge, Reduce
 
 SCATTER, GATHER = "scatter", "gather"
 RING = "ring"

@@ -17,7 +17,7 @@ import torch
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.membership import UNKNOWN, Membership, sample_order
-from hubless.learn.slots import Book, Chatter, Exchange, Overlay, Plan, Train, World
+from hubless.learn.plan import Book, Chatter, Exchange, Overlay, Plan, Train, World
 
 PING = 120  # bytes of a ping, pong, acknowledgement or advertisement: key 32, signature 64, three numbers of 8
 LATER = 1e-9  # weight of a second copy of a round's model: it counts only where the first was lost

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox
-from hubless.learn.slots import Book
+from hubless.learn.plan import Book
 
 RECENT = "recent"  # entry of a book: parameters [R, D] that arrived last, the latest at the end
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Message, State
 from hubless.learn.merges import WeightedMean
-from hubless.learn.slots import Book, Merge, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge, Reduce
 from hubless.parts import part
 
 if TYPE_CHECKING:

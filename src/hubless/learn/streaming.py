@@ -17,7 +17,7 @@ from hubless.errors import MessageError
 from hubless.learn.context import Context, Message, State
 from hubless.learn.gathered import Gathered
 from hubless.learn.handover import hand
-from hubless.learn.slots import HAND, Exchange, Plan, Train
+from hubless.learn.plan import HAND, Exchange, Plan, Train
 from hubless.learn.training import Trained
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Outcome, Wiring

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.evaluate import Evaluation
-from hubless.learn.slots import Attack, Book
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack
 from hubless.learn.wiring import Wiring
 from hubless.learn.workload import Shards
 

@@ -14,8 +14,8 @@ from hubless.errors import CodecError, ConfigError, MessageError
 from hubless.learn.codecs import Codec, Raw
 from hubless.learn.context import Context, Message, State
 from hubless.learn.moment import Moment
+from hubless.learn.plan import Chatter, Exchange
 from hubless.learn.secure import Hiding
-from hubless.learn.slots import Chatter, Exchange
 from hubless.learn.wire import Delivery, charge
 
 NOBODY = -1  # the sender of a sum

@@ -18,7 +18,8 @@ from hubless.errors import ConfigError, MessageError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.merges.foolsgold import cosines, foolsgold_weights
 from hubless.learn.merges.mean import WeightedMean
-from hubless.learn.slots import Book, Merge, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge, Reduce
 from hubless.parts import part
 
 HISTORY = "sybilwall"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hubless.learn.context import Inbox, Message, State
 from hubless.learn.moment import Moment
+from hubless.learn.plan import Exchange
 from hubless.learn.population import Cohort
 from hubless.learn.rows import Sums
-from hubless.learn.slots import Exchange
 from hubless.learn.wire import Delivery, charge
 from hubless.learn.wiring import Wiring
 

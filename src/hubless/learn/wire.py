@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubless.learn.slots import Chatter, Exchange
+from hubless.learn.plan import Chatter, Exchange
 from hubless.net.faults import Weather
 from hubless.net.links import Links
 

@@ -15,8 +15,9 @@ from hubless.learn import keys
 from hubless.learn.codecs import Codec
 from hubless.learn.context import Batch, Context, Message
 from hubless.learn.model import Model
+from hubless.learn.plan import Book, Exchange, Overlay, Train
 from hubless.learn.population import Population
-from hubless.learn.slots import Attack, Book, Exchange, Hook, Local, Merge, Overlay, Reduce, Train
+from hubless.learn.slots import Attack, Hook, Local, Merge, Reduce
 from hubless.learn.training import Job, Trained, Workers
 from hubless.learn.wire import Meter
 from hubless.learn.workload import Shards

@@ -17,8 +17,9 @@ from hubless.learn.context import Batch, Context, Inbox, Message, State
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model
+from hubless.learn.plan import HAND, Book, Exchange, Overlay, Train, World
 from hubless.learn.population import leaves
-from hubless.learn.slots import HAND, Attack, Book, Exchange, Merge, Overlay, Reduce, Train, World
+from hubless.learn.slots import Attack, Merge, Reduce
 from hubless.parts import make
 
 PEERS = 5

@@ -11,7 +11,8 @@ from hubless.errors import ConfigError
 from hubless.learn.attacks.base import attackers, share, updated
 from hubless.learn.context import Context, Message
 from hubless.learn.merges import WeightedMean
-from hubless.learn.slots import Attack, Book, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack, Reduce
 from hubless.parts import make, part
 
 

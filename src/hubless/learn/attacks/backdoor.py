@@ -17,7 +17,8 @@ from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.attacks.base import share
 from hubless.learn.context import Context
-from hubless.learn.slots import Attack, Book
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack
 from hubless.parts import part
 
 Kind = Literal["patch", "blend"]

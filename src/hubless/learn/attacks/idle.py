@@ -10,7 +10,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.attacks.base import share, updated
 from hubless.learn.context import Batch, Context, Message, State
-from hubless.learn.slots import Attack, Book, Local
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack, Local
 from hubless.parts import part
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.attacks.base import share
 from hubless.learn.context import Context
-from hubless.learn.slots import Attack, Book
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack
 from hubless.parts import part
 
 

@@ -21,7 +21,7 @@ from hubless.learn.attacks.backdoor import Backdoor, Kind, Trigger, labels
 from hubless.learn.attacks.base import share
 from hubless.learn.context import Context
 from hubless.learn.model import Model
-from hubless.learn.slots import Book
+from hubless.learn.plan import Book
 from hubless.parts import part
 
 Judge = Callable[[Tensor], Tensor]

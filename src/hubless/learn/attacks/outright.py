@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from hubless.errors import ConfigError
 from hubless.learn.attacks.base import learned, share
 from hubless.learn.context import Context, Message
-from hubless.learn.slots import Attack, Book
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack
 from hubless.parts import part
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.attacks.base import share, updated
 from hubless.learn.context import Context, Message
-from hubless.learn.slots import Attack, Book
+from hubless.learn.plan import Book
+from hubless.learn.slots import Attack
 from hubless.parts import part
 
 

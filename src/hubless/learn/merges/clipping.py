@@ -11,7 +11,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.merges.points import Points, Sharing, middle
-from hubless.learn.slots import Book, Merge
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge
 from hubless.parts import part
 
 PREVIOUS = "centred-clip"

@@ -11,7 +11,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.merges.ordered import WIDTH, ranks
-from hubless.learn.slots import Book, Merge, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge, Reduce
 from hubless.parts import part
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Message, State
 from hubless.learn.merges.mean import WeightedMean
-from hubless.learn.slots import Book, Merge, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge, Reduce
 
 
 @dataclass(frozen=True)

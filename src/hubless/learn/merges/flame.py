@@ -14,7 +14,8 @@ from hubless.learn.context import Context, Message
 from hubless.learn.merges.clipping import cut
 from hubless.learn.merges.foolsgold import cosines
 from hubless.learn.merges.points import Points, Sharing, middle
-from hubless.learn.slots import Book, Merge
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge
 from hubless.parts import part
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hubless.learn.context import Context, Inbox
 from hubless.learn.merges.points import Points, Sharing
-from hubless.learn.slots import Book, Merge
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge
 from hubless.parts import part
 
 HISTORY = "foolsgold"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Context, Inbox, Message, State
-from hubless.learn.slots import Book, Merge, Reduce
+from hubless.learn.plan import Book
+from hubless.learn.slots import Merge, Reduce
 from hubless.parts import part
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Context, Inbox, Message, State
-from hubless.learn.slots import DOWN, Book, Reduce
+from hubless.learn.plan import DOWN, Book
+from hubless.learn.slots import Reduce
 
 CHUNK = 1 << 18  # values of all messages together that are in hand at a time
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubless.errors import ConfigError
+from hubless.learn.plan import Plan, Train, World
 from hubless.learn.privacy.mechanisms import accounting
-from hubless.learn.slots import Hook, Mechanism, Plan, Train, View, World
+from hubless.learn.slots import Hook, Mechanism, View
 
 Counts = dict[str, Tensor]
 

@@ -18,12 +18,13 @@ from hubless.learn.codecs import Codec
 from hubless.learn.context import Batch, Context, Inbox, Message, State
 from hubless.learn.merges import Distil, WeightedMean
 from hubless.learn.overlays import Star
+from hubless.learn.plan import Book, Plan, Train, World
 from hubless.learn.privacy.accountant import Counts, Spending
 from hubless.learn.privacy.covered import covered, merge_of, networks, statistics
 from hubless.learn.privacy.mechanisms import gaussian, sampled
 from hubless.learn.privacy.privacy import Noise, positive
 from hubless.learn.server import Scaffold, ServerOpt
-from hubless.learn.slots import Book, Local, Mechanism, Merge, Plan, Reduce, Train, World
+from hubless.learn.slots import Local, Mechanism, Merge, Reduce
 from hubless.parts import make, part
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from hubless.learn.attacks.around import Around
 from hubless.learn.bristle import CLASSES, Bristle, Trust
 from hubless.learn.context import Context, Message
 from hubless.learn.outputs import Familiar
+from hubless.learn.plan import Book
 from hubless.learn.pretrained import Pretraining
 from hubless.learn.slots import Attack as Hostile
-from hubless.learn.slots import Book, Local
+from hubless.learn.slots import Local
 from hubless.options import Attack, Codec, Count, Data, Merge, Model, Partition, Positive, Privacy, Topology, Whole
 from hubless.recipe import recipe
 
