@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from messages import CONTEXT, FEW, MODEL, PATIENT, at, update
 
@@ -34,6 +34,7 @@ def states(codec):
 
 
 @PATIENT
+@example("layers+error-feedback+layers+raw", 0, "delta", "any")
 @given(pipelines(), st.integers(0, 99), st.sampled_from(["delta", "model"]), st.sampled_from(["any", "zero", "equal"]))
 def test_a_message_comes_back_with_its_names_types_and_shapes(spec, seed, kind, values):
     codec, m, ctx = make("codec", spec), update(seed), at(seed, kind)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.codecs.layers import spot
@@ -69,14 +70,24 @@ class ErrorFeedback(Around):
                 said[name] = value + kept[where].reshape(value.shape)
         coded, s = self.inner.forward(said, s, ctx)
         heard = self.inner.inverse(coded, 1, ctx)
-        left = kept.clone()
-        for name, where in owed.items():
-            left[where] = (said[name] - heard[name]).reshape(-1)
+        left, wanted, given = kept.clone(), _row(said, kept, ctx), _row(heard, kept, ctx)
+        for where in owed.values():
+            left[where] = wanted[where] - given[where]
         return coded, {**s, RESIDUAL: left}
 
     def inverse(self, m: Message, count: int, ctx: Context) -> Message:
         """Back through the inner stages."""
         return self.inner.inverse(m, count, ctx)
+
+
+def _row(m: Message, like: Tensor, ctx: Context) -> Tensor:
+    """What a message says of the row ``[D]``, by whatever names: the inner stages may split and join groups."""
+    row = torch.zeros_like(like)
+    for name, value in m.items():
+        where = spot(ctx.model, name)
+        if where is not None and value.numel() == where.stop - where.start:
+            row[where] = value.reshape(-1).to(row)
+    return row
 
 
 @part("codec", "error-feedback")
