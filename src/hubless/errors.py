@@ -2,6 +2,7 @@
 
     HublessError
     +-- ConfigError         an option, part or combination that cannot work; raised before any work
+    |   +-- PartitionError  a split of the data that leaves some peer with too little
     +-- DataError           data that is missing, corrupted or cannot be fetched here
     +-- CheckpointError     a checkpoint of another recipe or version, or a damaged one
     +-- MessageError        what a peer sent cannot be used; the message is dropped and counted
@@ -25,6 +26,10 @@ class HublessError(Exception):
 
 class ConfigError(HublessError, ValueError):
     """An option, part or combination of parts that cannot work."""
+
+
+class PartitionError(ConfigError):
+    """A split of the data that leaves some peer with too little."""
 
 
 class DataError(HublessError):

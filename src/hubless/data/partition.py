@@ -17,15 +17,20 @@ Rows = NDArray[np.int64]
 
 
 class Partition(ABC):
-    """Splits a population's samples among its peers, losing and repeating none."""
+    """Splits a population's samples among its peers, losing and repeating none.
+
+    needs_labels: it goes by classes; needs_inputs: it goes by the inputs, which ``split`` then gets for targets
+    """
 
     needs_labels = False
+    needs_inputs = False
 
     def split(self, y: NDArray[Any], peers: int, seed: int) -> list[Rows]:
         """Sorted sample numbers of every peer: disjoint, none empty, together ``range(len(y))``.
 
-        ``y`` are the targets [M, ...]; the same seed gives the same split. Raises ConfigError when there are
-        fewer samples than peers, or when a partition by class meets targets that are not classes.
+        ``y`` are the targets [M, ...], or the inputs where these are needed; the same seed gives the same split.
+        Raises ConfigError when there are fewer samples than peers, or when a partition by class meets targets that
+        are not classes.
         """
         if peers < 1 or len(y) < peers:
             raise ConfigError(f"partition: {len(y)} samples cannot be split among {peers} peers, one each at least")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubless.data.clusters import KMeans
 from hubless.data.mixtures import Mixture
 from hubless.data.partition import IID, Partition, Rows, counts
 from hubless.data.shifts import Inversion, Rotation
@@ -22,6 +23,7 @@ __all__ = [
     "Classes",
     "Dirichlet",
     "Inversion",
+    "KMeans",
     "Mixture",
     "Partition",
     "Quantity",

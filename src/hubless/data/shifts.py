@@ -35,6 +35,11 @@ class Shifted(Partition):
         """As the base does."""
         return bool(self.base.needs_labels)
 
+    @property
+    def needs_inputs(self) -> bool:  # type: ignore[override]
+        """As the base does."""
+        return bool(self.base.needs_inputs)
+
 
 @part("partition", "rotation")
 @dataclass(frozen=True)

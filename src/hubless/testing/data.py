@@ -41,11 +41,13 @@ def check_dataset(dataset: Dataset) -> None:
 def check_partition(partition: Partition, *, peers: int = 12, samples: int = 600) -> None:
     """Every sample has one holder, every peer a sample; the seed decides; wrong data is refused.
 
-    Tried on ten classes, equal and unequal, with ``peers`` peers.
+    Tried on ten classes, equal and unequal, or on inputs where it goes by these, with ``peers`` peers.
     """
     rng = np.random.default_rng(0)
     equal = rng.permutation(np.arange(samples) % 10)
     skewed = rng.permutation(np.minimum(np.arange(samples) // (samples // 14), 9))
+    if partition.needs_inputs:
+        equal, skewed = (rng.normal(size=(samples, 1, 2, 3)) + y[:, None, None, None] for y in (equal, skewed))
     for y in (equal, skewed):
         held = check_split(partition, y, peers, seed=1)
         assert any(
@@ -62,7 +64,9 @@ def check_partition(partition: Partition, *, peers: int = 12, samples: int = 600
     try:
         check_split(partition, rng.normal(size=samples).astype(np.float32), peers, seed=0)
     except ConfigError:
-        assert partition.needs_labels, f"{partition}: says it needs no labels, but refuses regression targets"
+        assert partition.needs_labels or partition.needs_inputs, (
+            f"{partition}: says it needs no labels, but refuses regression targets"
+        )
     _check_shift(partition, rng.random((7, 1, 8, 8)).astype(np.float32), peers)
 
 
