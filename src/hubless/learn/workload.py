@@ -109,7 +109,8 @@ class Shards:
 
         apart: what is held out ``[classes, peers, each, ...]``
         """
-        parts = [torch.from_numpy(part) for part in partition.split(data.y, peers, seed)]
+        seen = data.x if partition.needs_inputs else data.y
+        parts = [torch.from_numpy(part) for part in partition.split(seen, peers, seed)]
         x = torch.from_numpy(data.x)
         if type(partition).shift is not Partition.shift:
             x = x.clone()
