@@ -14,12 +14,13 @@ from hubless.parts import HOMES, parts
 PACKAGE = Path(__file__).parents[1] / "src" / "hubless"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOMAINS = ("learn", "agents", "retrieve", "ledger", "infer", "control")
-FOUNDATIONS = ("models", "net", "data")
+FOUNDATIONS = ("models", "net", "data", "merging")
 MAY_IMPORT = {
     "run": (),
     "data": ("run",),
     "net": ("run",),
     "models": ("run",),
+    "merging": ("run",),
     **dict.fromkeys(DOMAINS, ("run", *FOUNDATIONS)),
     "recipes": ("run", *FOUNDATIONS, *DOMAINS),
     "report": ("run",),
