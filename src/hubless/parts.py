@@ -24,13 +24,15 @@ HOMES: dict[str, tuple[str, ...]] = {
     "weights": ("hubless.net.mixing",),
     "data": ("hubless.data.sets",),
     "partition": ("hubless.data.partitions",),
-    "model": ("hubless.models.zoo",),
+    "model": ("hubless.models.zoo", "hubless.models.vit"),
+    "mask": ("hubless.learn.masks",),
     "overlay": ("hubless.learn.overlays",),
     "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall", "hubless.learn.bristle"),
     "attack": ("hubless.learn.attacks",),
     "codec": ("hubless.learn.codecs", "hubless.learn.privacy", "hubless.learn.secure"),
     "privacy": ("hubless.learn.privacy",),
     "gradient": ("hubless.learn.gradients",),
+    "rule": ("hubless.merging",),
 }
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
