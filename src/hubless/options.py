@@ -21,6 +21,7 @@ __all__ = [
     "Data",
     "Fraction",
     "Literal",
+    "Mask",
     "Merge",
     "Model",
     "NonNegative",
@@ -58,6 +59,7 @@ Merge = Annotated[Any, Part("merge")]
 Attack = Annotated[Any, Part("attack")]
 Codec = Annotated[Any, Part("codec")]
 Privacy = Annotated[Any, Part("privacy")]
+Mask = Annotated[Any, Part("mask")]
 
 STANDARD: dict[str, str] = {
     "peers": "number of peers",
@@ -84,6 +86,9 @@ STANDARD: dict[str, str] = {
     "seed": "seed of everything random",
     "faults": "what goes wrong and when: crash:30%@20,partition:2@30-40,loss:0.1",
     "links": "simulated links: latency in ms and bandwidth in Mbit/s, as LATENCY:BANDWIDTH",
+    "trainable": "parameters that are trained and sent, the rest is frozen: head, bias, norm, lora, names:blocks.0.*, "
+    "joined with +; empty leaves it to the recipe",
+    "personal": "parameters that are trained and stay with their peer: head, norm, ...; empty leaves it to the recipe",
     "device": "where tensors live: cpu or cuda",
     "memory": "most memory for one chunk of peers in training, in MB",
     "threads": "worker threads; 0 means one a core",

@@ -6,11 +6,15 @@ import torch
 
 from hubless.errors import MessageError
 from hubless.learn.context import Context, Message
+from hubless.learn.model import PERSONAL
 
 
 def accept(m: Message, ctx: Context) -> None:
-    """Raise MessageError for parameters or buffers of the wrong shape or type, and for values that are not finite."""
+    """Raise MessageError for parameters or buffers of the wrong shape or type, or that are another peer's own, and for
+    values that are not finite."""
     for name, value in m.items():
+        if name == PERSONAL and name in ctx.model.groups:
+            raise MessageError(f"{name} parameters stay with their peer")
         wanted: tuple[int, ...] | None = None
         if (part := ctx.model.groups.get(name)) is not None:
             wanted = (part.stop - part.start,)

@@ -91,17 +91,22 @@ class AnchorMiner(Merge):
 
     def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """By role: anchors send no model, miners no gradient."""
+        shared = slice(ctx.model.shared_size)
         if ctx.phase == "down":
-            return {**super().message(w, s, book, ctx), "bullseye": s["bullseye.mean"]}
+            return {**super().message(w, s, book, ctx), "bullseye": s["bullseye.mean"][..., shared]}
         if ctx.role == "anchor":
-            return {"bullseye": s["bullseye.change"]}
+            return {"bullseye": s["bullseye.change"][..., shared]}
         assert ctx.start is not None
         return super().message(w - ctx.start, s, book, ctx)
 
     def apply(self, w: Tensor, s: State, book: Book, got: Message, ctx: Context) -> tuple[Tensor, State]:
         """The role moves both; everyone else takes both over. Raises ConfigError when the first mean is incomplete."""
+        shared = ctx.model.shared_size
         if ctx.phase == "down":
-            return ctx.model.paste(w, got), {**s, "bullseye.mean": got["bullseye"]}
+            aim = got["bullseye"]
+            if shared < ctx.model.size:  # of what is personal the peer's own bullseye is the mean
+                aim = torch.cat([aim, s["bullseye.own"][shared:]])
+            return ctx.model.paste(w, got), {**s, "bullseye.mean": aim}
         if "bullseye" in got:
             aimed = ctx.counts["bullseye"]
             if ctx.phase == "prime" and aimed < ctx.N:
@@ -109,8 +114,9 @@ class AnchorMiner(Merge):
                     f"faults: {ctx.N - aimed} of {ctx.N} peers gave no bullseye at the initial model, and their mean "
                     "begins with everyone's; let faults begin at round 2"
                 )
-            s = {**s, "bullseye.mean": s["bullseye.mean"] + (aimed / ctx.N) * got["bullseye"]}
-        base = w if ctx.start is None else ctx.start
+            v = s["bullseye.mean"]
+            s = {**s, "bullseye.mean": torch.cat([v[:shared] + (aimed / ctx.N) * got["bullseye"], v[shared:]])}
+        base = w if ctx.start is None else torch.cat([ctx.start[:shared], w[shared:]])
         return base + self.lr * ctx.model.paste(torch.zeros_like(w), got), s
 
 

@@ -189,7 +189,7 @@ class Bristle(Merge):
     def accept(self, sender: int, m: Message, ctx: Context) -> None:
         """All parameters, finite, and a claim of the right length; claims that cannot be are clamped later."""
         super().accept(sender, m, ctx)
-        if missing := [name for name in self.share or ctx.model.groups if name not in m]:
+        if missing := [name for name in self.share or ctx.model.shared if name not in m]:
             raise MessageError(f"{missing[0]} is missing")
         if CLASSES not in m or m[CLASSES].shape != ctx.classes.shape:
             shape = tuple(m[CLASSES].shape) if CLASSES in m else "missing"

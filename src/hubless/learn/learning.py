@@ -16,8 +16,9 @@ from hubless.learn.codecs import Codec
 from hubless.learn.compatible import compatible, large_enough, owned, summable
 from hubless.learn.kept import Kept
 from hubless.learn.kernels.choice import KINDS
+from hubless.learn.masks import masks
 from hubless.learn.merges import mean
-from hubless.learn.model import Model
+from hubless.learn.model import PERSONAL, Model
 from hubless.learn.observe import Observer
 from hubless.learn.plan import Overlay, Plan, World
 from hubless.learn.population import Cohort, Population, leaves, tree
@@ -72,6 +73,15 @@ class Learning:
         """The same experiment under other house options. Raises ConfigError for what cannot work together."""
         return Run(replace(self, setting=setting))
 
+    def _masked(self) -> Learning:
+        """With the masks of the setting, where it has some, in place of the workload's."""
+        asked = {"trainable": self.setting.trainable, "personal": self.setting.personal}
+        given = {name: text for name, text in asked.items() if text}
+        if not given:
+            return self
+        models = self.models and [(model.masked(*masks(**asked)), ids) for model, ids in self.models]
+        return replace(self, workload=replace(self.workload, **given), models=models)
+
 
 class Run:
     """A ``Learning`` under a setting: checked at once, built when its records are asked for."""
@@ -79,7 +89,7 @@ class Run:
     def __init__(self, learning: Learning) -> None:
         self.asked = learning
         privacy: Privacy = make("privacy", learning.privacy)
-        self.learning = learning = privacy.protect(learning)
+        self.learning = learning = privacy.protect(learning._masked())
         merge: Merge | Reduce = make("merge", learning.merge)
         self.merge = Merge(merge) if isinstance(merge, Reduce) else merge
         self.codec: Codec = make("codec", learning.codec)
@@ -251,7 +261,8 @@ class Run:
     def _one_model(self) -> bool:
         """Whether all that peers have is the aggregator's model, at the time when they received it."""
         alike = self.learning.overlay.shared and len(self.models) == 1
-        return alike and self.merge.share is None and not self.merge.per_target
+        whole = self.merge.share is None and PERSONAL not in self.models[0][0].groups
+        return alike and whole and not self.merge.per_target
 
     def _outcome(self, t: int, state: _State) -> list[int] | None:
         """Peers whose models count: of a star that keeps a row a peer, the aggregator's, as if one were stored."""

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from torch.func import functional_call
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
+from hubless.learn.masks import Mask, chosen
 
 Task = Literal["classification", "regression", "language"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 BUFFER = "buffer/"
+PERSONAL = "personal"  # the group of what stays with its peer; the last of the row
 
 
 def classification_loss(out: Tensor, y: Tensor) -> Tensor:
@@ -81,11 +83,17 @@ def _keyed(module: nn.Module) -> nn.Module:
 class Model:
     """The network of a peer.
 
-    build:  makes the module; called with the seed's own generator, so the same seed gives the same start
-    groups: name -> prefixes of parameter names; by default one group ``w`` with everything
-    frozen: prefixes of parameters that are neither trained nor sent
-    loss:   (output, target) -> one value a sample ``[B]``; by default the task's own
-    same:   whether all peers start from the same parameters
+    build:     makes the module; called with the seed's own generator, so the same seed gives the same start
+    groups:    name -> prefixes of parameter names; by default one group ``w`` with everything
+    frozen:    prefixes of parameters that are neither trained nor sent; what ``build`` makes with
+               ``requires_grad=False`` is frozen, too, and best shared by all that it makes
+    trainable: which parameters are not frozen
+    personal:  which of the trained ones stay with their peer: one more group, the last of the row
+    loss:      (output, target) -> one value a sample ``[B]``; by default the task's own
+    same:      whether all peers start from the same parameters
+
+    ``shared`` names the groups that peers tell each other, the first ``shared_size`` floats of the row, and
+    ``shared_buffers`` the buffers: all but those of modules whose parameters are personal.
     """
 
     def __init__(
@@ -94,11 +102,17 @@ class Model:
         *,
         groups: Mapping[str, Sequence[str]] | None = None,
         frozen: Sequence[str] = (),
+        trainable: Mask | None = None,
+        personal: Mask | None = None,
         task: Task = "classification",
         loss: Loss | None = None,
         same: bool = True,
         name: str = "",
     ) -> None:
+        self._asked: dict[str, Any] = dict(
+            groups=groups, frozen=frozen, trainable=trainable, personal=personal,
+            task=task, loss=loss, same=same, name=name,
+        )  # fmt: skip
         self.build = build
         self.task: Task = task
         self.loss = loss or LOSSES[task]
@@ -108,38 +122,68 @@ class Model:
         self._here = threading.local()
         self._template = module
         every = dict(module.named_parameters())
-        held = {n for n in every if any(n.startswith(p) for p in frozen)}
+        held = {n for n, p in every.items() if not p.requires_grad or any(n.startswith(start) for start in frozen)}
+        if trainable is not None:
+            held |= set(every) - chosen(trainable, module, "trainable")
         self._frozen_names = tuple(n for n in every if n in held)
-        trainable = [n for n in every if n not in held]
-        if not trainable:
+        for n in self._frozen_names:
+            every[n].requires_grad_(False)
+        open_ = [n for n in every if n not in held]
+        if not open_:
             raise ConfigError(f"model: {self.name} has no trainable parameter")
-        for n in trainable:
+        for n in open_:
             if every[n].dtype != torch.float32:
                 raise ConfigError(f"model: parameter {n} is {every[n].dtype}; trainable parameters must be float32")
-        self.names, self.groups = self._order(trainable, every, groups)
+        own = chosen(personal, module, "personal") & set(open_) if personal is not None else frozenset()
+        self.names, self.groups = self._order(open_, every, groups, own)
+        self.shared = tuple(group for group in self.groups if group != PERSONAL)
+        if not self.shared:
+            raise ConfigError(f"personal: no trained parameter of {self.name} is left to share")
+        self.shared_size = self.groups[self.shared[-1]].stop
         self.shapes = tuple(every[n].shape for n in self.names)
         self.sizes = tuple(every[n].numel() for n in self.names)
         self.size = sum(self.sizes)
-        self.buffers = {BUFFER + n: b.detach().clone() for n, b in module.named_buffers()}
+        lasting = module.state_dict().keys()  # other buffers are constants that the module makes again
+        self.buffers = {BUFFER + n: b.detach().clone() for n, b in module.named_buffers() if n in lasting}
+        self.shared_buffers = tuple(n for n in self.buffers if not self._private(n.removeprefix(BUFFER), own, every))
+
+    def masked(self, trainable: Mask | None, personal: Mask | None) -> Model:
+        """This network with other masks; None leaves one as it is."""
+        if trainable is None and personal is None:
+            return self
+        new = {"trainable": trainable, "personal": personal}
+        return Model(self.build, **{**self._asked, **{n: mask for n, mask in new.items() if mask is not None}})
+
+    @staticmethod
+    def _private(buffer: str, own: frozenset[str], every: Mapping[str, Tensor]) -> bool:
+        """Whether a buffer belongs to a module whose parameters are personal."""
+        owner = buffer.rpartition(".")[0]
+        beside = [n for n in every if n.rpartition(".")[0] == owner]
+        return bool(beside) and own.issuperset(beside)
 
     @staticmethod
     def _order(
-        trainable: list[str], every: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]] | None
+        names: list[str], every: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]] | None, own: frozenset[str]
     ) -> tuple[tuple[str, ...], dict[str, slice]]:
-        if groups is None:
-            return tuple(trainable), {"w": slice(0, sum(every[n].numel() for n in trainable))}
-        names: list[str] = []
+        """Parameters by group, personal ones last, and the groups' slices of the row."""
+        members: dict[str, list[str]] = {}
+        placed: set[str] = set()
+        for group, prefixes in ({"w": [""]} if groups is None else groups).items():
+            fits = [n for n in names if n not in placed and any(n.startswith(p) for p in prefixes)]
+            if not fits:
+                raise ConfigError(f"model.groups: no trainable parameter starts with any of {list(prefixes)} ({group})")
+            placed |= set(fits)
+            members[group] = [n for n in fits if n not in own]
+        if left := [n for n in names if n not in placed]:
+            raise ConfigError(f"model.groups: {left[0]} and {len(left) - 1} more parameters are in no group")
+        members[PERSONAL] = [n for n in names if n in own]
         slices: dict[str, slice] = {}
         start = 0
-        for group, prefixes in groups.items():
-            members = [n for n in trainable if n not in names and any(n.startswith(p) for p in prefixes)]
-            if not members:
-                raise ConfigError(f"model.groups: no trainable parameter starts with any of {list(prefixes)} ({group})")
-            stop = start + sum(every[n].numel() for n in members)
-            names, slices[group], start = names + members, slice(start, stop), stop
-        if left := [n for n in trainable if n not in names]:
-            raise ConfigError(f"model.groups: {left[0]} and {len(left) - 1} more parameters are in no group")
-        return tuple(names), slices
+        for group, inside in members.items():
+            if inside:
+                stop = start + sum(every[n].numel() for n in inside)
+                slices[group], start = slice(start, stop), stop
+        return tuple(n for inside in members.values() for n in inside), slices
 
     def _fresh(self, key: int) -> nn.Module:
         # nn.Module initialisers draw from the global generator only; it is forked here and seeded by the key.
@@ -151,9 +195,13 @@ class Model:
     def module(self) -> nn.Module:
         """A copy of the module for this thread: ``functional_call`` swaps tensors in place, and threads would race."""
         if not hasattr(self._here, "module"):
-            self._here.module = copy.deepcopy(self._template)
+            self._here.module = self.copy()
         module: nn.Module = self._here.module
         return module
+
+    def copy(self) -> nn.Module:
+        """A copy of the module that shares the frozen parameters, of which there may be many."""
+        return copy.deepcopy(self._template, {id(p): p for p in self._template.parameters() if not p.requires_grad})
 
     @cached_property
     def fingerprint(self) -> str:

@@ -75,7 +75,7 @@ class RingMean(Merge):
         part, parts = ctx.part
         met = _met(book, ctx.t).get(part, 1)
         return {
-            "piece": w[_piece(part, parts, len(w))],
+            "piece": w[_piece(part, parts, ctx.model.shared_size)],
             "met": torch.tensor([met]),
             "part": torch.tensor([part, parts]),
         }
@@ -87,10 +87,11 @@ class RingMean(Merge):
             if [tuple(m[name].shape) for name in ("met", "part") if name in m] != [(1,), (2,)]:
                 raise MessageError("a ring's message needs met [1] and part [2]")
             part, parts = m["part"].tolist()
+            whole = ctx.model.shared_size
             fits = 0 <= part < parts <= ctx.N and 1 <= int(m["met"]) <= parts
-            size = len(range(ctx.model.size)[_piece(part, parts, ctx.model.size)]) if fits else -1
+            size = len(range(whole)[_piece(part, parts, whole)]) if fits else -1
             if "piece" not in m or tuple(m["piece"].shape) != (size,):
-                raise MessageError(f"piece {part} of {parts} does not fit a row of {ctx.model.size}")
+                raise MessageError(f"piece {part} of {parts} does not fit a row of {whole}")
 
     def join(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """On a ring, the one message there is."""
@@ -103,7 +104,7 @@ class RingMean(Merge):
         if ctx.phase not in (SCATTER, GATHER):
             return super().apply(w, s, book, got, ctx)
         (part, parts), met = got["part"].tolist(), int(got["met"])
-        where = _piece(part, parts, len(w))
+        where = _piece(part, parts, ctx.model.shared_size)
         known = _met(book, ctx.t)
         w = w.clone()
         if ctx.phase == SCATTER:

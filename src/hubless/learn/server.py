@@ -125,17 +125,23 @@ class Scaffold(Merge):
 
     def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """Up: both changes. Down: the model and the common variate."""
+        shared = slice(ctx.model.shared_size)
         if ctx.phase == "up":
             assert ctx.start is not None
-            return {**super().message(w - ctx.start, s, book, ctx), "control": s["control.change"]}
-        return {**super().message(w, s, book, ctx), "control": s["control.common"]}
+            return {**super().message(w - ctx.start, s, book, ctx), "control": s["control.change"][..., shared]}
+        return {**super().message(w, s, book, ctx), "control": s["control.common"][..., shared]}
 
     def apply(self, w: Tensor, s: State, book: Book, got: Message, ctx: Context) -> tuple[Tensor, State]:
         """The role moves both; everyone else takes both over."""
         s = {**s, **ctx.model.statistics(got)}
+        shared = ctx.model.shared_size
         if ctx.phase != "up":
-            return ctx.model.paste(w, got), {**s, "control.common": got["control"]}
-        base = w if ctx.start is None else ctx.start
+            c = got["control"]
+            if shared < ctx.model.size:  # what is personal has no drift to correct
+                c = torch.cat([c, s["control.own"][shared:]])
+            return ctx.model.paste(w, got), {**s, "control.common": c}
+        base = w if ctx.start is None else torch.cat([ctx.start[:shared], w[shared:]])
         delta = ctx.model.paste(torch.zeros_like(w), got)
-        share = ctx.counts["control"] / ctx.N
-        return base + self.lr * delta, {**s, "control.common": s["control.common"] + share * got["control"]}
+        c = s["control.common"]
+        moved = c[:shared] + ctx.counts["control"] / ctx.N * got["control"]
+        return base + self.lr * delta, {**s, "control.common": torch.cat([moved, c[shared:]])}

@@ -174,7 +174,7 @@ class Merge:
     """Both ends of an exchange: what a peer says, and what it does with what it heard.
 
     reduce: how an inbox becomes one message
-    share:  groups of parameters that are said; None means all, and BatchNorm's statistics with them
+    share:  groups of parameters that are said; None means all that is not personal, and BatchNorm's statistics
 
     A merge that overrides ``message`` may set ``vectorised`` when it also works on stacked rows ``[C, D]``.
     """
@@ -203,10 +203,10 @@ class Merge:
 
     def message(self, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """What a peer says: by default its row, group by group, and floating-point buffers."""
-        names = self.share or tuple(ctx.model.groups)
+        names = self.share or ctx.model.shared
         said = {name: w[..., ctx.model.groups[name]] for name in names}
         if self.share is None:
-            said |= {name: s[name] for name in ctx.model.buffers if s[name].is_floating_point()}
+            said |= {name: s[name] for name in ctx.model.shared_buffers if s[name].is_floating_point()}
         return said
 
     def accept(self, sender: int, m: Message, ctx: Context) -> None:

@@ -84,8 +84,8 @@ class SybilWall(Merge):
                 raise MessageError(
                     f"about is {m['about'].dtype} of shape {tuple(m['about'].shape)}, not three integers"
                 )
-            if m["history"].shape != (ctx.model.size,):
-                raise MessageError(f"history has shape {tuple(m['history'].shape)}, not ({ctx.model.size},)")
+            if m["history"].shape != (ctx.model.shared_size,):
+                raise MessageError(f"history has shape {tuple(m['history'].shape)}, not ({ctx.model.shared_size},)")
 
     def join(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
         """Remember, compare, average; ``book['sybilwall']['ignored']`` counts records that nobody may send."""
@@ -97,7 +97,8 @@ class SybilWall(Merge):
             if sender != ctx.peer:
                 near.append((sender, m))
                 row = ctx.model.paste(origin, {name: m[name] for name in ctx.model.groups if name in m})
-                records[sender] = {"round": ctx.t, "distance": DIRECT, "from": -1, "history": row - origin}
+                history = (row - origin)[: ctx.model.shared_size]
+                records[sender] = {"round": ctx.t, "distance": DIRECT, "from": -1, "history": history}
         for sender, m in near:
             if "about" in m and not _heard_of(records, sender, m, ctx):
                 known["ignored"] = known.get("ignored", 0) + 1

@@ -13,6 +13,7 @@ from torch import Tensor
 from hubless.data.partition import Partition
 from hubless.errors import ConfigError
 from hubless.learn.held import set_apart
+from hubless.learn.masks import Mask, masks
 from hubless.learn.model import Loss, Model
 from hubless.parts import make
 
@@ -33,6 +34,8 @@ class Workload:
     held:      samples of each of its classes that every peer has beside its training set; part of no other set
     test:      test samples that every peer is evaluated on during the run; the end uses all of them
     frozen:    prefixes of parameters that are neither trained nor sent
+    trainable: mask of the parameters that are not frozen, or its text; empty means all
+    personal:  mask of those that are trained and stay with their peer, or its text; empty means none
     loss:      (output, target) -> one value a sample, in place of the task's own
     """
 
@@ -44,18 +47,22 @@ class Workload:
     held: int = 0
     test: int = 1000
     frozen: tuple[str, ...] = ()
+    trainable: Mask | str = ""
+    personal: Mask | str = ""
     loss: Loss | None = None
 
     def network(self) -> Model:
         """The model that fits the data. Raises ConfigError when it does not."""
         data = self._dataset
+        trainable, personal = masks(self.trainable, self.personal)
         if isinstance(self.model, Model):
-            return self.model
+            return self.model.masked(trainable, personal)
         build = make("model", self.model)
         name = self.model if isinstance(self.model, str) else getattr(build, "__qualname__", "model").split(".")[0]
         return Model(
-            lambda: build(data.shape, data.outputs), task=data.task, loss=self.loss, frozen=self.frozen, name=name
-        )
+            lambda: build(data.shape, data.outputs), task=data.task, loss=self.loss, frozen=self.frozen,
+            trainable=trainable, personal=personal, name=name,
+        )  # fmt: skip
 
     @cached_property
     def _dataset(self) -> Dataset:

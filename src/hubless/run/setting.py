@@ -6,17 +6,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hubless.options import Count, Positive, Whole
+from hubless.options import Count, Mask, Positive, Whole
 
 
 class Setting(BaseModel):
-    """Seed, faults, links and resources of a run; help texts are in ``options.STANDARD``."""
+    """Seed, faults, links, masks and resources of a run; help texts are in ``options.STANDARD``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: Whole = 0
     faults: str = ""
     links: str = "50:20"
+    trainable: Mask = ""
+    personal: Mask = ""
     device: Literal["cpu", "cuda"] = "cpu"
     memory: Positive = 512
     threads: Whole = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterable
 from typing import ClassVar
@@ -31,7 +30,7 @@ class Loop:
         if self._images is None:
             self._images = self._last(x)
         if not hasattr(self._here, "module"):
-            module = copy.deepcopy(self.model.module)
+            module = self.model.copy()
             if self._images:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = dict(module.named_parameters())
@@ -53,7 +52,7 @@ class Loop:
         if x.dim() != 4:
             return False
         try:
-            module = copy.deepcopy(self.model.module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = self.model.copy().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             module(x[:2].contiguous(memory_format=torch.channels_last))
         except RuntimeError:
             return False

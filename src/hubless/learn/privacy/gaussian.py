@@ -97,7 +97,7 @@ class Noised(Local):
     def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
         """Clip and add noise first, so that what the inner one makes of the row at its end is private, too."""
         assert ctx.start is not None
-        groups = {name: ctx.model.groups[name] for name in self.share or ctx.model.groups}
+        groups = {name: ctx.model.groups[name] for name in self.share or ctx.model.shared}
         change = torch.cat([w[at] - ctx.start[at] for at in groups.values()])
         change = change * (self.clip / change.norm().clamp_min(1e-12)).clamp(max=1.0)
         if self.noise:
