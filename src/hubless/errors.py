@@ -7,6 +7,7 @@
     +-- CheckpointError     a checkpoint of another recipe or version, or a damaged one
     +-- MessageError        what a peer sent cannot be used; the message is dropped and counted
     |   +-- CodecError      bytes that do not decode
+    |   +-- OwnershipError  a peer said what is another's to say; carries the peer and the name
     +-- PeerError           one peer's code failed; carries the peer and the round
     |   +-- NonFiniteError  a peer's parameters or loss are no longer finite
 
@@ -46,6 +47,15 @@ class MessageError(HublessError):
 
 class CodecError(MessageError):
     """Bytes that do not decode to a message."""
+
+
+class OwnershipError(MessageError):
+    """A message with something that is another peer's to say."""
+
+    def __init__(self, message: str, peer: int, name: str) -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.name = name
 
 
 class PeerError(HublessError):

@@ -21,6 +21,7 @@ from hubless.parts import part
 __all__ = [
     "IID",
     "Classes",
+    "Contiguous",
     "Dirichlet",
     "Inversion",
     "KMeans",
@@ -161,6 +162,16 @@ class Quantity(Partition):
         edges = np.cumsum(rng.dirichlet(np.full(peers, self.alpha)))[:-1] * (len(y) - peers)
         bounds = np.floor(edges + 1e-9).astype(int) + np.arange(1, peers)
         return np.split(rng.permutation(len(y)), bounds)
+
+
+@part("partition", "contiguous")
+@dataclass(frozen=True)
+class Contiguous(Partition):
+    """Samples in their order, cut into equal runs: of a text, peers hold different chapters."""
+
+    def deal(self, y: NDArray[Any], peers: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
+        """Run i to peer i; where samples were drawn from a larger set, the order is that of the draw."""
+        return np.array_split(np.arange(len(y)), peers)
 
 
 def _at_least_one(name: str, field: str, value: int) -> None:
