@@ -211,4 +211,4 @@ def test_the_check_finds_wrong_partitions(how: str, said: str) -> None:
 
 def test_contiguous_gives_each_peer_a_run() -> None:
     held = make("partition", "contiguous").split(np.zeros((11, 4)), 3, seed=5)
-    assert [part.tolist() for part in held] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert sorted(part.tolist() for part in held) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]

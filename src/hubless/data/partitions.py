@@ -167,11 +167,12 @@ class Quantity(Partition):
 @part("partition", "contiguous")
 @dataclass(frozen=True)
 class Contiguous(Partition):
-    """Samples in their order, cut into equal runs: of a text, peers hold different chapters."""
+    """Samples in their order, cut into equal runs, one for each peer: of a text, peers hold different chapters."""
 
     def deal(self, y: NDArray[Any], peers: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
-        """Run i to peer i; where samples were drawn from a larger set, the order is that of the draw."""
-        return np.array_split(np.arange(len(y)), peers)
+        """Chance decides who holds which run; where samples were drawn from more, the order is that of the draw."""
+        runs = np.array_split(np.arange(len(y)), peers)
+        return [runs[i] for i in rng.permutation(peers)]
 
 
 def _at_least_one(name: str, field: str, value: int) -> None:
