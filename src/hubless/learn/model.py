@@ -89,7 +89,7 @@ class Model:
                ``requires_grad=False`` is frozen, too, and best shared by all that it makes
     trainable: which parameters are not frozen
     personal:  which of the trained ones stay with their peer: one more group, the last of the row
-    loss:      (output, target) -> one value a sample ``[B]``; by default the task's own
+    loss:      (output, target) -> one value a sample ``[B]``; by default the module's ``loss``, or else the task's own
     same:      whether all peers start from the same parameters
 
     ``shared`` names the groups that peers tell each other, the first ``shared_size`` floats of the row, and
@@ -115,9 +115,9 @@ class Model:
         )  # fmt: skip
         self.build = build
         self.task: Task = task
-        self.loss = loss or LOSSES[task]
         self.same = same
         module = self._fresh(0)
+        self.loss: Loss = loss or getattr(module, "loss", None) or LOSSES[task]
         self.name = name or type(module).__name__
         self._here = threading.local()
         self._template = module
