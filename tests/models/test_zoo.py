@@ -7,7 +7,7 @@ from hubless.errors import ConfigError
 from hubless.parts import make, parts
 from hubless.testing import check_model
 
-SMALL = {"mlp": "mlp:8", "byte-transformer": "byte-transformer:8:1:2"}
+SMALL = {"mlp": "mlp:8", "mini-vit": "mini-vit:4:8:1:2", "byte-transformer": "byte-transformer:8:1:2"}
 TEXT = {"byte-transformer"}
 
 

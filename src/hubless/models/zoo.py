@@ -159,17 +159,22 @@ class ByteTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm causal self-attention and a two-layer network, written in operations that map over peers."""
+    """Pre-norm self-attention and a two-layer network, written in operations that map over peers.
 
-    def __init__(self, width: int, heads: int) -> None:
+    wide:   its hidden layer, as a multiple of the width
+    causal: whether a token sees only those before it
+    """
+
+    def __init__(self, width: int, heads: int, wide: int = 4, *, causal: bool = True) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.before = nn.LayerNorm(width)
         self.mixer = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.after = nn.LayerNorm(width)
-        self.wide = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
+        self.wide = nn.Linear(width, wide * width)
+        self.narrow = nn.Linear(wide * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         """``[B, L, width]`` to the same shape."""
@@ -179,8 +184,9 @@ class Block(nn.Module):
             for part in self.mixer(self.before(h)).chunk(3, dim=-1)
         )
         score = q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)
-        future = torch.ones(length, length, device=h.device).triu(1) * -1e9
-        mixed = (torch.softmax(score + future, dim=-1) @ v).transpose(1, 2).reshape(batch, length, width)
+        if self.causal:
+            score = score + torch.ones(length, length, device=h.device).triu(1) * -1e9
+        mixed = (torch.softmax(score, dim=-1) @ v).transpose(1, 2).reshape(batch, length, width)
         h = h + self.out(mixed)
         moved: Tensor = h + self.narrow(torch.relu(self.wide(self.after(h))))
         return moved
