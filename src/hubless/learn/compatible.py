@@ -37,7 +37,8 @@ def compatible(
         raise ConfigError(f"merge: overlay {type(overlay).__name__} has a ring pass on parts of rows; use RingMean()")
     kinds = {phase: merge.kind(phase) for phase in overlay.phases}
     codec.check(kinds, names)
-    if len(models) > 1 and (crossing := [kind for kind in kinds.values() if kind != "predictions"]):
+    crossing = [kind for phase, kind in kinds.items() if kind != "predictions" and phase not in merge.within]
+    if len(models) > 1 and crossing:
         raise ConfigError(
             f"merge: {names} sends a {crossing[0]}, which cannot cross {len(models)} cohorts of different models;"
             " use Distil()"

@@ -175,6 +175,7 @@ class Merge:
 
     reduce: how an inbox becomes one message
     share:  groups of parameters that are said; None means all that is not personal, and BatchNorm's statistics
+    within: exchanges that stay among peers of one architecture, where others are predictions
 
     A merge that overrides ``message`` may set ``vectorised`` when it also works on stacked rows ``[C, D]``.
     """
@@ -187,6 +188,7 @@ class Merge:
     common: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     in_parts: ClassVar[bool] = False
+    within: ClassVar[tuple[str, ...]] = ()
     per_target: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
