@@ -123,7 +123,7 @@ def test_values_go_into_networks_with_more_than_the_backbone():
 
 def test_sources_are_read():
     (one, low), (two, every) = sources("digits/0-4+synthetic:classes=3")
-    assert (one, low) == (DIGITS, (0, 1, 2, 3, 4))
+    assert (one.name, low) == ("digits", (0, 1, 2, 3, 4))
     assert (two.name, every) == ("synthetic", (0, 1, 2))
 
 
