@@ -24,7 +24,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "weights": ("hubless.net.mixing",),
     "data": ("hubless.data.sets",),
     "partition": ("hubless.data.partitions",),
-    "model": ("hubless.models.zoo", "hubless.models.vit"),
+    "model": ("hubless.models.zoo", "hubless.models.moe", "hubless.models.vit"),
     "mask": ("hubless.learn.masks",),
     "overlay": ("hubless.learn.overlays",),
     "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall", "hubless.learn.bristle"),
