@@ -14,6 +14,7 @@ from hubless.data.partitions import (
     IID,
     Classes,
     Dirichlet,
+    Domains,
     Inversion,
     Partition,
     Quantity,
@@ -177,6 +178,18 @@ def test_shifts_compose_with_other_partitions() -> None:
 def test_inversion_takes_its_share_of_peers() -> None:
     x = np.zeros((1, 2, 2), np.float32)
     assert sum(Inversion(0.3).shift(x, peer, 10).max() for peer in range(10)) == 3
+
+
+def test_domains_take_turns() -> None:
+    x = np.random.default_rng(0).random((2, 1, 6, 6)).astype(np.float32)
+    domains = Domains(base=Classes(4))
+    assert [domains.name(peer) for peer in range(4)] == ["upright", "turned", "inverted", "upright"]
+    assert domains.shift(x, 3, 5) is x
+    assert np.allclose(domains.shift(x, 1, 5), np.rot90(x, axes=(-2, -1)), atol=1e-6)
+    assert np.array_equal(domains.shift(x, 2, 5), 1 - x)
+    assert all(np.array_equal(a, b) for a, b in zip(domains.split(TEN, 9, 1), Classes(4).split(TEN, 9, 1), strict=True))
+    with pytest.raises(ConfigError, match="domains: needs images"):
+        domains.shift(np.zeros((4, 7)), 1, 4)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hubless.data.clusters import KMeans
 from hubless.data.mixtures import Mixture
 from hubless.data.partition import IID, Partition, Rows, counts
-from hubless.data.shifts import Inversion, Rotation
+from hubless.data.shifts import Domains, Inversion, Rotation
 from hubless.errors import ConfigError
 from hubless.options import Count, Positive
 from hubless.parts import part
@@ -23,6 +23,7 @@ __all__ = [
     "Classes",
     "Contiguous",
     "Dirichlet",
+    "Domains",
     "Inversion",
     "KMeans",
     "Mixture",

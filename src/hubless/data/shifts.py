@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,26 @@ class Inversion(Shifted):
         x = self.base.shift(x, peer, peers)
         inverted = math.floor(self.share * (peer + 1)) > math.floor(self.share * peer)
         return (1 - x).astype(x.dtype) if inverted else x
+
+
+@part("partition", "domains")
+@dataclass(frozen=True)
+class Domains(Shifted):
+    """Peers see images upright, turned by 90 degrees counter-clockwise, or inverted (v as 1 - v), in turn."""
+
+    names: ClassVar[tuple[str, ...]] = ("upright", "turned", "inverted")
+
+    def name(self, peer: int) -> str:
+        """The domain of a peer, in a word."""
+        return self.names[peer % len(self.names)]
+
+    def shift(self, x: NDArray[Any], peer: int, peers: int) -> NDArray[Any]:
+        """The images [M, ..., H, W] as this peer's domain shows them. Raises ConfigError for inputs that are none."""
+        x = self.base.shift(x, peer, peers)
+        if x.ndim < 3:
+            raise ConfigError(f"domains: needs images [samples, ..., height, width], not inputs of shape {x.shape[1:]}")
+        domain = self.name(peer)
+        return rotate(x, 90) if domain == "turned" else (1 - x).astype(x.dtype) if domain == "inverted" else x
 
 
 def rotate(x: NDArray[Any], degrees: float) -> NDArray[Any]:
