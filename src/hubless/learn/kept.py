@@ -116,7 +116,8 @@ class Kept:
         exchange, merge = moment.exchange, self.wiring.merge
         holder = int(exchange.src[0])
         cohort, w, s = self.population.peer(holder)
-        groups = {name: w[cohort.model.groups[name]] for name in merge.share or cohort.model.shared}
+        names = () if merge.beside else merge.share or cohort.model.shared
+        groups = {name: w[cohort.model.groups[name]] for name in names}
         alike = {*merge.common, *(cohort.model.shared_buffers if merge.share is None else ())}
         common = {name: value for name, value in s.items() if name in alike}
         heirs = hand(self.wiring, exchange, moment.k, weather, {**groups, **common})

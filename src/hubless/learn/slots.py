@@ -176,6 +176,7 @@ class Merge:
     reduce: how an inbox becomes one message
     share:  groups of parameters that are said; None means all that is not personal, and BatchNorm's statistics
     within: exchanges that stay among peers of one architecture, where others are predictions
+    beside: the aggregator's model lies in its book beside its own row, which stays when the role moves on
 
     A merge that overrides ``message`` may set ``vectorised`` when it also works on stacked rows ``[C, D]``.
     """
@@ -189,6 +190,7 @@ class Merge:
     needs: ClassVar[tuple[str, ...]] = ()
     in_parts: ClassVar[bool] = False
     within: ClassVar[tuple[str, ...]] = ()
+    beside: ClassVar[bool] = False
     per_target: ClassVar[bool] = False
     vectorised: ClassVar[bool] = True
 
@@ -284,7 +286,8 @@ class View:
     """What a hook sees after a round: the population, its data and the metrics so far.
 
     trained: who trained in the round ``[N]``
-    peers: metrics of each peer, where the round was evaluated and the population is not too large for them
+    peers: metrics of each peer, where the round was evaluated and the population is not too large for them; a hook may
+           add its own
     draw:  puts a figure into the records; its data say of what type it is (see ``report.recorded``)
     """
 
@@ -295,7 +298,7 @@ class View:
     exclude: Callable[[int], None]
     shards: Shards
     trained: Tensor
-    peers: Mapping[str, list[float | None]] = field(default_factory=dict)
+    peers: dict[str, list[float | None]] = field(default_factory=dict)
     seed: int = 0
     draw: Callable[[dict[str, Any]], None] = lambda _: None
 
