@@ -18,7 +18,7 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.plan import HAND, Book, Chatter, Exchange, Overlay, Plan, Train, World
-from hubless.net.mixing import Mixing, mix, spectral_gap
+from hubless.net.mixing import Mixing, Weights, mix, spectral_gap
 from hubless.net.topologies import Edges, Topology
 from hubless.parts import make
 
@@ -112,8 +112,11 @@ class Gossip(Overlay):
         return found
 
     def check(self, n: int, seed: int = 0) -> None:
-        """The topology must work with n peers."""
+        """The topology must work with n peers, and the weights with it."""
         self.graph.check(n, seed=seed)
+        rule: Weights = make("weights", self.weights)
+        if type(rule).check is not Weights.check:
+            rule.check(self.graph.edges(n, 0, seed))
 
     def edges(self, n: int, seed: int) -> Edges:
         """The first round's graph."""

@@ -68,6 +68,9 @@ class Weights(ABC):
 
     needs_sizes = False
 
+    def check(self, edges: Edges) -> None:
+        """Raise ConfigError where the rule cannot weigh such edges."""
+
     @abstractmethod
     def weigh(self, edges: Edges, sizes: Floats) -> tuple[Floats, Floats]:
         """Non-negative weights [E] of the edges and [n] of each peer for itself; ``mix`` divides by their sum."""
