@@ -21,13 +21,14 @@ from hubless.errors import ConfigError, did_you_mean
 
 HOMES: dict[str, tuple[str, ...]] = {
     "topology": ("hubless.net.topologies",),
-    "weights": ("hubless.net.mixing",),
+    "weights": ("hubless.net.mixing", "hubless.net.matrix"),
     "data": ("hubless.data.sets",),
     "partition": ("hubless.data.partitions",),
-    "model": ("hubless.models.zoo", "hubless.models.moe", "hubless.models.vit"),
+    "model": ("hubless.models.zoo", "hubless.models.moe", "hubless.models.resnet", "hubless.models.vit"),
     "mask": ("hubless.learn.masks",),
     "overlay": ("hubless.learn.overlays",),
-    "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall", "hubless.learn.bristle"),
+    "merge": ("hubless.learn.merges", "hubless.learn.server", "hubless.learn.sybilwall", "hubless.learn.bristle",
+              "hubless.learn.matching"),
     "attack": ("hubless.learn.attacks",),
     "codec": ("hubless.learn.codecs", "hubless.learn.privacy", "hubless.learn.secure"),
     "privacy": ("hubless.learn.privacy",),
