@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hubless.errors import DataError
+from hubless.errors import ConfigError, DataError
 
 Arrays = dict[str, NDArray[Any]]
 TIMEOUT = 900
@@ -84,6 +84,21 @@ def cached(name: str, pins: Mapping[str, str], build: Callable[[], Arrays]) -> A
     with suppress(OSError):  # a cache that cannot be written costs the time of building again, not the run
         _store(entry, arrays, pins)
     return arrays
+
+
+def model_folder(name: str, where: str = "model") -> Path:
+    """The folder of a pre-trained model: a path, or one that ``hubless models get`` put into the cache.
+
+    Raises ConfigError when there is none, or it has no config.json.
+    """
+    inside = cache() / "models" / name
+    folder = Path(name).expanduser() if os.sep in name or not inside.is_dir() else inside
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{where}: {name!r} is neither a folder with a config.json nor a model in the cache; 'hubless models list'"
+            " says which can be had, 'hubless models get NAME' gets one"
+        )
+    return folder
 
 
 def is_cached(name: str) -> bool:

@@ -17,6 +17,7 @@ from hubless.data.dataset import Dataset, hold_out
 from hubless.data.fetch import cache as cache_folder
 from hubless.data.fetch import cached, download
 from hubless.data.text import MODULES, windows
+from hubless.data.tokens import token_windows
 from hubless.errors import ConfigError
 from hubless.options import Count, NonNegative
 from hubless.parts import part
@@ -68,6 +69,15 @@ def text(window: Count = 64, modules: str = MODULES) -> Dataset:
     """
     x, y, test_x, test_y = windows(window, modules.split(","))
     return Dataset("text", x, y, test_x, test_y, (), "language")
+
+
+@part("data", "tokens")
+def tokens(model: str = "smollm2", window: Count = 64, modules: str = MODULES) -> Dataset:
+    """Source of Python's standard library as tokens of a pre-trained model: a folder, or one of 'hubless models list'.
+
+    ``window`` is the length of a sample in tokens; ``modules`` names what to read: csv,json,email.
+    """
+    return Dataset("tokens", *token_windows(model, window, modules.split(",")), (), "language")
 
 
 @part("data", "synthetic")

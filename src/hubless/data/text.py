@@ -24,7 +24,7 @@ def windows(length: int, modules: Sequence[str]) -> tuple[Tokens, Tokens, Tokens
     """
     train: list[NDArray[np.uint8]] = []
     test: list[NDArray[np.uint8]] = []
-    for path in [path for module in modules for path in _files(module)]:
+    for path in [path for module in modules for path in files(module)]:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         cut = len(data) - int(HELD_OUT * len(data))
         train.append(_windows(data[:cut], length))
@@ -45,7 +45,8 @@ def _windows(data: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return rows
 
 
-def _files(module: str) -> list[Path]:
+def files(module: str) -> list[Path]:
+    """Source files of a module of the standard library; raises ConfigError for an unknown one, DataError for none."""
     library = Path(sysconfig.get_path("stdlib"))
     if not module.isidentifier():
         raise ConfigError(f"text: {module!r} is not the name of a module of the standard library")

@@ -15,6 +15,7 @@ from hubless.learn.workload import Shards
 LARGE = 5e10  # parameters x samples beyond which a last evaluation keeps to the few samples of the run
 CROWD = 64  # beyond this many peers, each sees fewer test samples during the run, but at least LEAST
 LEAST = 200
+OUTPUTS = 1 << 26  # floats of all outputs that are held at a time: a vocabulary makes many
 MANY = 128  # beyond this many peers, a fixed subset is evaluated during the run
 
 
@@ -46,17 +47,27 @@ class Evaluation:
         kernel = self._kernel(model, rows)
         chunks = torch.split(torch.arange(len(rows)), self._size(model, len(rows)))
 
+        size = self._piece(model, x, len(chunks[0]))
+        pieces = list(zip(torch.split(x, size), torch.split(y, size), strict=True))
+
         def visit(number: int) -> tuple[Tensor, Tensor]:
             at = chunks[number]
             part = {name: value[at] for name, value in state.items()}
-            out = kernel.forward(rows[at], part, x)
-            losses = torch.stack([model.loss(one, y).mean() for one in out])
-            if not self.classes:
-                return torch.zeros(len(at)), losses.cpu()
-            return (out.argmax(-1) == y).to(torch.float32).mean(1).cpu(), losses.cpu()
+            right, lost = torch.zeros(len(at)), torch.zeros(len(at))
+            for some, targets in pieces:
+                out = kernel.forward(rows[at], part, some)
+                share = len(targets) / len(y)
+                lost += share * torch.stack([model.loss(one, targets).mean() for one in out]).cpu()
+                if self.classes:
+                    right += share * (out.argmax(-1) == targets).to(torch.float32).mean(1).cpu()
+            return right, lost
 
         scores = list(self.workers.map(visit, len(chunks)))
         return torch.cat([a for a, _ in scores]), torch.cat([b for _, b in scores])
+
+    def _piece(self, model: Model, x: Tensor, C: int) -> int:
+        """Samples whose outputs for C peers there is room for at a time."""
+        return max(1, OUTPUTS // (C * model.outputs(x)))
 
     def _kernel(self, model: Model, rows: Tensor) -> Kernel:
         example = Batch(self.shards.test_x[:1][None], self.shards.test_y[:1][None])

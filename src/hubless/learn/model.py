@@ -120,6 +120,7 @@ class Model:
         self.loss: Loss = loss or getattr(module, "loss", None) or LOSSES[task]
         self.name = name or type(module).__name__
         self._here = threading.local()
+        self._outputs: dict[tuple[int, ...], int] = {}
         self._template = module
         every = dict(module.named_parameters())
         held = {n for n, p in every.items() if not p.requires_grad or any(n.startswith(start) for start in frozen)}
@@ -262,6 +263,14 @@ class Model:
         buffers = {n.removeprefix(BUFFER): v for n, v in (s or self.buffers).items() if n.startswith(BUFFER)}
         out: Tensor = functional_call(module, {**self.unflatten(w), **self.frozen, **buffers}, (x,))
         return out
+
+    def outputs(self, x: Tensor) -> int:
+        """Floats that the network puts out for one of the samples ``x [M, ...]``."""
+        shape = tuple(x.shape[1:])
+        if shape not in self._outputs:
+            with torch.no_grad():
+                self._outputs[shape] = self.forward(self._row(self._template).to(x.device), x[:1]).numel()
+        return self._outputs[shape]
 
     def check(self, x: Tensor, y: Tensor, classes: int) -> None:
         """Raise ConfigError when one sample does not pass, or the output does not fit the classes or the loss."""

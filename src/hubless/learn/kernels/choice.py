@@ -2,7 +2,7 @@
 
 Perceptrons are computed by hand, other networks without convolutions by a traced graph, unless they are so large
 that a loop's overhead does not count (a small transformer gains 5 times, one of 110k parameters and 500 tokens a
-batch nothing). Convolutions are faster stacked while they are small and one peer after another when they are large;
+batch nothing) or not plain tensor operations (``traceable = False``). Convolutions are faster stacked while they are small and one peer after another when they are large;
 in between it is measured, once a machine.
 """
 
@@ -76,6 +76,8 @@ def _made(model: Model, kind: str) -> Kernel:
 
 def _auto(model: Model, stacks: bool, batch: Batch, plain: bool) -> Kernel:
     loop = _made(model, "loop")
+    if not getattr(model.module, "traceable", True):
+        return loop
     if any(isinstance(m, CONVOLUTIONS) for m in model.module.modules()):
         return _convolutions(model, loop, batch, plain) if stacks else loop
     try:
