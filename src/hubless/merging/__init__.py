@@ -4,6 +4,7 @@ from hubless.merging.averages import Mean, Slerp
 from hubless.merging.merge import merge
 from hubless.merging.rule import Beside, Draw, Rule, seeded
 from hubless.merging.statistical import Fisher, RegMean
+from hubless.merging.statistics import fishers, grams
 from hubless.merging.task_vectors import Dare, DareTies, TaskArithmetic, TaskVectors, Ties
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "TaskArithmetic",
     "TaskVectors",
     "Ties",
+    "fishers",
+    "grams",
     "merge",
     "seeded",
 ]

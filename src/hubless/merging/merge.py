@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ def tensors(
     rule: Rule,
     models: Mapping[str, Tensors],
     *,
+    names: Iterable[str] | None = None,
     base: Tensors | None = None,
     weights: Sequence[float] | None = None,
     statistics: Mapping[str, Tensors] | None = None,
@@ -60,9 +61,11 @@ def tensors(
 
     Integers are copied: single numbers (counters) from the first model, others must be the same in all.
     models, statistics: by label, for errors
+    names: which, in order; None: all
+
     Raises ConfigError for integers that differ, DataError for values that are not finite.
     """
-    for name in next(iter(models.values())):
+    for name in next(iter(models.values())) if names is None else names:
         column = {label: model[name] for label, model in models.items()}
         values = list(column.values())
         if not any(value.is_floating_point() for value in values):
@@ -95,7 +98,8 @@ def _same(name: str, column: Mapping[str, Tensor]) -> Tensor:
 def check_finite(what: str, tensor: Tensor) -> None:
     """Raise DataError when values are not finite."""
     flat = tensor.reshape(-1)
-    bad = sum(int((~torch.isfinite(flat[at : at + BLOCK])).sum()) for at in range(0, flat.numel(), BLOCK))
+    pieces = (flat[first : first + BLOCK] for first in range(0, flat.numel(), BLOCK))
+    bad = sum(int((~(piece.float() if piece.itemsize == 1 else piece).isfinite()).sum()) for piece in pieces)
     if bad:
         raise DataError(f"{what} has {bad:,} values that are not finite, of {flat.numel():,}")
 
