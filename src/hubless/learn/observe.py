@@ -33,6 +33,7 @@ class Observer:
         self.success = Success(wiring, self.evaluation)
         self.few = watched(self.population, wiring.seed)
         self.figures: list[dict[str, Any]] = []
+        self.said: list[str] = []
         self.honest = torch.tensor([peer not in wiring.hostile for peer in range(wiring.n)])
 
     def start(self) -> Record:
@@ -78,13 +79,16 @@ class Observer:
             yield Record("event", t, data={"text": text, "level": "warning"})
 
     def events(self, t: int) -> Iterator[Record]:
-        """What went wrong inside the round, in words, at most a few a round; and what hooks drew."""
+        """What went wrong inside the round, in words, at most a few a round; and what hooks said and drew."""
         texts = self.wiring.events
         for text in texts[:5]:
             yield Record("event", t, data={"text": text, "level": "warning"})
         if len(texts) > 5:
             yield Record("event", t, data={"text": f"... and {len(texts) - 5} more like these", "level": "warning"})
         texts.clear()
+        for text in self.said:
+            yield Record("event", t, data={"text": text})
+        self.said.clear()
         for data in self.figures:
             yield Record("figure", t, data=data)
         self.figures.clear()
@@ -106,7 +110,7 @@ class Observer:
         for hook in self.wiring.hooks:
             view = View(
                 t, self.run.rounds, self.population, metrics, self._exclude(t), self.wiring.shards, trained,
-                peers, self.wiring.seed, self.figures.append,
+                peers, self.wiring.seed, self.figures.append, self.said.append,
             )  # fmt: skip
             metrics |= hook.round(view)
         if self.wiring.n <= PEERS:

@@ -289,6 +289,7 @@ class View:
     peers: metrics of each peer, where the round was evaluated and the population is not too large for them; a hook may
            add its own
     draw:  puts a figure into the records; its data say of what type it is (see ``report.recorded``)
+    say:   puts a line of text into the records and on the terminal
     """
 
     t: int
@@ -301,6 +302,7 @@ class View:
     peers: dict[str, list[float | None]] = field(default_factory=dict)
     seed: int = 0
     draw: Callable[[dict[str, Any]], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None
 
 
 class Hook:
