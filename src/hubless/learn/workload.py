@@ -94,11 +94,13 @@ class Shards:
     flat:       indices into x, peer after peer ``[M]``; peer i has ``flat[start[i] : start[i] + sizes[i]]``
     classes:    training samples of each class at each peer ``[peers, classes]``; ``[peers, 0]`` without classes
     test_x, y:  the whole test set; the first ``few`` rows are used during the run
+    apart:      what each peer holds out
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, parts: list[Tensor], test_x: Tensor, test_y: Tensor, few: int, data: Dataset
-    ) -> None:
+        self, x: Tensor, y: Tensor, parts: list[Tensor], test_x: Tensor, test_y: Tensor, few: int, data: Dataset,
+        apart: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:  # fmt: skip
         self.x, self.y = x, y
         self.sizes = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         self.start = torch.cumsum(self.sizes, 0) - self.sizes
@@ -106,7 +108,7 @@ class Shards:
         self.test_x, self.test_y, self.few = test_x, test_y, few
         self.data = data
         self.classes = self._classes()
-        self._apart: list[tuple[Tensor, Tensor]] = []
+        self._apart = apart or []
 
     @staticmethod
     def of(
