@@ -19,7 +19,9 @@ def bowl(candidates):
 def models(seed=0, experts=2):
     generator = torch.Generator().manual_seed(seed)
     shapes = {"token.weight": (3, 2), "blocks.0.mixer.weight": (2, 2), "blocks.0.mixer.bias": (2,), "head.bias": (4,)}
-    return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(experts + 1)]
+    return [
+        {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(experts + 1)
+    ]
 
 
 @pytest.mark.parametrize(
