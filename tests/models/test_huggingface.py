@@ -14,21 +14,19 @@ from hubless.run.setting import Setting
 transformers = pytest.importorskip("transformers", reason="the extra llm is not installed")
 peft = pytest.importorskip("peft", reason="the extra llm is not installed")
 
-from hubless.models.huggingface import adapted, base  # noqa: E402
+from hubless.models.huggingface import adapted, base, untrained  # noqa: E402
 
 VOCABULARY, LENGTH = 300, 8
 
 
 @pytest.fixture(scope="module")
 def llama():
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-            tie_word_embeddings=True,
-        )  # fmt: skip
-        return transformers.LlamaForCausalLM(config)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return untrained(config)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +146,7 @@ def test_other_adapters_of_peft(llama, text, config, word):
         dict(merge="median"),
         dict(overlay=Star(weigh="one"), privacy="central:1:0.1"),
         dict(setting={"personal": "names:*layers.1*"}),
+        dict(local=SGD(lr=0.1, steps=2, batch=4), privacy="dp-sgd:1:0.5"),
         dict(attack="sign-flip:25%", merge="trimmed-mean:0.25"),
     ],
     ids=str,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hubless.data.fetch import model_folder
@@ -94,6 +95,17 @@ def base(folder: str, labels: int = 0) -> Any:
         model = kind.from_pretrained(folder, local_files_only=True, dtype="float32", **more)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {folder} holds no model that transformers can load: {error}") from None
+    model.config.use_cache = False
+    return model
+
+
+def untrained(config: Any, seed: int = 0) -> Any:
+    """A causal language model of a ``transformers`` config, with random weights that depend on the seed only."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
     model.config.use_cache = False
     return model
 
