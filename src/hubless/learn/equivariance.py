@@ -153,6 +153,11 @@ def channel_norm(call: Call) -> Axes:
     return (call.input[0], row, *call.input[2:])
 
 
+def prelu(call: Call) -> Axes:
+    """A slope for each channel, or one for all."""
+    return alike(call) if call.layer.num_parameters == 1 else channel_norm(call)
+
+
 def group_norm(call: Call) -> Axes:
     """Over all channels at once, or each by itself; groups in between may not mix."""
     if call.layer.num_groups not in (1, call.layer.num_channels):
@@ -280,6 +285,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear,
     nn.Embedding: embedding,
     nn.GroupNorm: group_norm,
+    nn.PReLU: prelu,
     nn.LayerNorm: layer_norm,
     nn.RMSNorm: layer_norm,
     nn.Flatten: reshaped,

@@ -84,21 +84,19 @@ class Spec:
         shapes = {name: tuple(value.shape) for name, value in tensors_of(model, model.start(0), model.state()).items()}
         if unknown := sorted(set(table) - set(shapes) - set(model.frozen)):
             raise ConfigError(f"spec: {model.name} has no tensor {unknown[0]!r}; it has {', '.join(shapes)}")
-        sizes: dict[str, int] = {}
-        axes: dict[str, tuple[Axis, ...]] = {}
         for name, shape in shapes.items():
-            if not shape:  # a counter has no axes
-                axes[name] = ()
-                continue
-            if name not in table:
+            if shape and name not in table:  # a counter has no axes
                 raise ConfigError(f"spec: {name} {shape} is missing; give an entry for each axis, None where it stays")
-            if len(table[name]) != len(shape):
+            if shape and len(table[name]) != len(shape):
                 raise ConfigError(f"spec: {name} has {len(shape)} axes {shape}, not {len(table[name])}")
-            axes[name] = tuple(
-                _pieces(text, length, f"{name}, axis {at}", sizes)
-                for at, (text, length) in enumerate(zip(table[name], shape, strict=True))
-            )
-        return Spec(axes)
+        written = {
+            (name, at): (_parts(text, f"{name}, axis {at}"), shape[at])
+            for name, shape in shapes.items()
+            for at, text in enumerate(table[name] if shape else ())
+        }
+        sizes = _sizes(list(written.values()))
+        found = {at: _pieces(parts, length, f"{at[0]}, axis {at[1]}", sizes) for at, (parts, length) in written.items()}
+        return Spec({name: tuple(found[name, at] for at in range(len(shape))) for name, shape in shapes.items()})
 
     @staticmethod
     def read(path: str | Path, model: Model) -> Spec:
@@ -154,7 +152,8 @@ class Spec:
         with torch.no_grad():
             before = model.forward(w, x, s)
             for name, units in self.sizes.items():
-                order = keys.permutation(keys.fold(0, "permutation", name), units)
+                cycle = keys.permutation(keys.fold(0, "permutation", name), units)
+                order = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1))  # so that no unit stays
                 row, state = row_of(model, self.permuted(tensors, {name: order}), s)
                 gap = (model.forward(row, x, state) - before).abs().max()
                 if float(gap) > CLOSE * float(before.abs().max()):
@@ -175,25 +174,45 @@ def row_of(model: Model, tensors: Mapping[str, Tensor], s: Mapping[str, Tensor])
     return w, {**s, **{name: tensors[name.removeprefix(BUFFER)] for name in model.buffers if name in s}}
 
 
-def _pieces(text: str | None, length: int, where: str, sizes: dict[str, int]) -> Axis:
+Parts = list[tuple[str, int]]  # names with how often they are repeated
+
+
+def _parts(text: str | None, where: str) -> Parts:
+    """What is written for an axis; nothing where it stays."""
     if text is None:
+        return []
+    split = [part.partition("*") for part in text.split("+")]
+    if not all(name and (times.isdecimal() and int(times) if star else True) for name, star, times in split):
+        raise ConfigError(f"spec: {where} = {text!r}: must be None, NAME, NAME*TIMES, or several joined with +")
+    return [(name, int(times or 1)) for name, _, times in split]
+
+
+def _sizes(axes: list[tuple[Parts, int]]) -> dict[str, int]:
+    """Units of each permutation, from the axes on which all others are known."""
+    sizes: dict[str, int] = {FIXED: 1}
+    while True:
+        before = len(sizes)
+        for parts, length in axes:
+            unknown = {name for name, _ in parts if name not in sizes}
+            if len(unknown) == 1:
+                (name,) = unknown
+                left = length - sum(times * sizes[other] for other, times in parts if other != name)
+                sizes[name] = max(0, left) // sum(times for other, times in parts if other == name)
+        if len(sizes) == before:
+            return sizes
+
+
+def _pieces(parts: Parts, length: int, where: str, sizes: Mapping[str, int]) -> Axis:
+    if not parts:
         return (Piece(FIXED, length),)
-    parts = []
-    for part in text.split("+"):
-        name, _, times = part.partition("*")
-        if not name or (times and not (times.isdecimal() and int(times))):
-            raise ConfigError(f"spec: {where} = {text!r}: must be None, NAME, NAME*TIMES, or several joined with +")
-        parts.append((name, int(times or 1)))
-    known = sum(times * (1 if name == FIXED else sizes.get(name, 0)) for name, times in parts)
-    fresh = list(dict.fromkeys(name for name, _ in parts if name != FIXED and name not in sizes))
-    if len(fresh) > 1:
-        raise ConfigError(f"spec: {where} = {text!r}: name the units of {fresh[0]!r} on an axis of their own first")
-    if fresh:
-        share = sum(times for name, times in parts if name == fresh[0])
-        sizes[fresh[0]] = max(0, length - known) // share
-        known += sizes[fresh[0]] * share
-    if known != length:
-        raise ConfigError(f"spec: {where} = {text!r}: makes {known} entries, but the axis has {length}")
+    for name, _ in parts:
+        if name not in sizes:
+            raise ConfigError(
+                f"spec: {where}: nothing says how many units {name!r} has; name them on an axis of their own"
+            )
+    total = sum(times * sizes[name] for name, times in parts)
+    if total != length:
+        raise ConfigError(f"spec: {where}: its parts make {total} entries, but the axis has {length}")
     return tuple(Piece(FIXED, times) if name == FIXED else Piece(name, sizes[name], times) for name, times in parts)
 
 

@@ -54,6 +54,7 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, frozen: set[str]) -> None:
         super().__init__(graph, garbage_collect_values=False)
+        self.extra_traceback = False  # errors are for people who build networks, not for those who trace them
         self.units = Units()
         self._axes: dict[fx.Node, Axes] = {}
         self._names: dict[int, str] = {}
@@ -117,8 +118,9 @@ class _Walk(fx.Interpreter):
             for row in self._own[name]:
                 self.units.pin(row)
         rows = {name: tuple(map(self.units.resolve, self._own[name])) for name in tensors}
+        made = {name: axes[:1] for name, axes in rows.items() if "." in name}
         called: dict[int, str] = {}
-        for name, axes in rows.items():
+        for name, axes in (*made.items(), *rows.items()):
             layer = name.rpartition(".")[0] or name
             for atom in (term.atom for row in axes for term in row if term.atom is not None):
                 if atom not in called:
