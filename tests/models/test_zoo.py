@@ -7,8 +7,9 @@ from hubless.errors import ConfigError
 from hubless.parts import make, parts
 from hubless.testing import check_model
 
-SMALL = {"mlp": "mlp:8", "mini-vit": "mini-vit:4:8:1:2", "byte-transformer": "byte-transformer:8:1:2"}
-TEXT = {"byte-transformer"}
+SMALL = {"mlp": "mlp:8", "mini-vit": "mini-vit:4:8:1:2", "byte-transformer": "byte-transformer:8:1:2",
+         "moe": "moe:8:1:2:4:6:2"}  # fmt: skip
+TEXT = {"byte-transformer", "moe"}
 
 
 @pytest.mark.parametrize("name", [name for name in parts("model") if name not in {"2nn", "mcmahan-cnn"}])
