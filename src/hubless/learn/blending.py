@@ -7,7 +7,7 @@ is an expert, so that all who heard the same hold the same, bit for bit, and can
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class ExpertExchange(Merge):
     donors: int = 4
     every: int = 1
     until: int = 0
+
+    vectorised: ClassVar[bool] = False  # peers say different names
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

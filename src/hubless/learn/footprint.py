@@ -21,8 +21,8 @@ FLOAT = 4  # bytes
 class Footprint(Hook):
     """Metrics of one peer: ``trainable`` weights, ``optimiser_bytes`` of its moments, ``uploaded_bytes`` so far.
 
-    The last round draws them beside a peer that trains everything, with the likeness of the experts and how many bytes
-    of text each is given.
+    Where peers were absent, ``stale_experts`` counts the experts that nobody trained in the round. The last round draws
+    what a peer needs beside one that trains everything, how alike the experts are, and how the text is shared out.
 
     nodes: peers that share the experts; 1 where every peer trains all of them
     """
@@ -39,6 +39,8 @@ class Footprint(Hook):
             "optimiser_bytes": float(sum(value[0].numel() * value.element_size() for value in moments)),
             "uploaded_bytes": view.metrics["bytes"] / view.population.n,
         }
+        if self.nodes > 1 and (absent := int((~view.trained).sum())):
+            found["stale_experts"] = float(absent * Experts.of(model).count // self.nodes)
         if view.t == view.rounds:
             self._draw(view, model, found)
         return found
@@ -48,20 +50,25 @@ class Footprint(Hook):
         experts = Experts.of(model)
         names = [f"expert {number}" for number in range(experts.count)]
         own, whole = found["trainable"] * FLOAT / 1e6, model.size * FLOAT / 1e6
+        message = view.metrics["bytes"] / max(1.0, view.metrics["messages"]) / 1e6
         view.draw(dict(
-            type="bars", title="Memory of a node", ylabel="MB", labels=["weights", "gradient", "AdamW state"],
-            groups={"this node": [whole, own, found["optimiser_bytes"] / 1e6],
-                    "a node that trains everything": [whole, whole, 2 * whole]},
+            type="bars", name="footprint", title="What a node needs", ylabel="MB",
+            reading="A message is the mean of all that were sent.",
+            labels=["weights", "gradient", "AdamW state", "a message"],
+            groups={"this node": [whole, own, found["optimiser_bytes"] / 1e6, message],
+                    "a node that trains everything": [whole, whole, 2 * whole, whole]},
         ))  # fmt: skip
         for number, (_, gate) in enumerate(experts.blocks):
             alike = likeness(experts.all(w)[:, gate])
             view.draw(dict(
-                type="heatmap", title=f"Likeness of the experts in block {number}", x=names, y=names, unit="cosine",
-                values=alike.tolist(),
+                type="heatmap", name=f"likeness-{number}", title=f"How alike the experts of block {number} are",
+                reading="The warm-up pulls an expert towards those most like it.", x=names, y=names,
+                unit="cosine of gate matrices", values=alike.tolist(),
             ))  # fmt: skip
         shares = loads(model, w, view.shards.test_x[: view.shards.few])
         view.draw(dict(
-            type="bars", title="Load of the experts on test text", ylabel="share of the choices", labels=names,
+            type="bars", name="load", title="How test text is shared out among experts", labels=names,
+            ylabel="share of the choices", reading="Even shares are what the load-balance loss asks for.",
             groups={f"block {number}": share for number, share in enumerate(shares.tolist())},
         ))  # fmt: skip
 
