@@ -59,7 +59,7 @@ def test_one_update_is_many():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(lessons(3, 2), max_size=8), st.booleans())
-def test_A_stays_symmetric_and_positive_definite(rounds, standard):
+def test_the_matrix_stays_symmetric_and_positive_definite(rounds, standard):
     bandit = LinUCB(3, ridge=0.01, standard=standard)
     memory = bandit.init()
     for x, r in rounds:

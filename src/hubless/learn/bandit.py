@@ -66,13 +66,12 @@ class LinUCB:
         A, b = self._state(memory)
         factor = np.linalg.cholesky(A)
         y, z = np.linalg.solve(factor, x.T), np.linalg.solve(factor, b)
-        wide: Array = z @ y + self.beta / np.sqrt(max(t, 1)) * np.sqrt((y * y).sum(0))
-        return wide
+        bounds = z @ y + self.beta / np.sqrt(max(t, 1)) * np.sqrt((y * y).sum(0))
+        return np.asarray(bounds, np.float64)
 
     def theta(self, memory: Memory) -> Array:
         """What a unit of each entry of a context is believed to be worth ``[d]``."""
-        found: Array = np.linalg.solve(*self._state(memory))
-        return found
+        return np.asarray(np.linalg.solve(*self._state(memory)), np.float64)
 
     def update(self, memory: Memory, contexts: ArrayLike, rewards: ArrayLike) -> Memory:
         """The state after contexts ``[M, d]`` brought ``rewards [M]``.

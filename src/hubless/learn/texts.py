@@ -1,13 +1,14 @@
 """Lessons in text: the teacher goes on from public prompts, the student reads that in tokens of its own.
 
-Text crosses between models that share neither tokens nor sizes (arXiv 2601.17133, section on distillation). Only what was
-added is sent. Texts are drawn token by token at a temperature; the source also cuts the distribution (top-k, top-p).
+Text crosses between models that share neither tokens nor sizes (arXiv 2601.17133). Only what was added is sent. Texts
+are drawn token by token at a temperature; the released code also cuts the distribution (top-k, top-p).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -104,7 +105,7 @@ class Text(Lesson):
     def texts(self, m: Message) -> list[str]:
         """What a message says; bytes that are no text become marks of replacement."""
         at, body = [0, *m["ends"].tolist()], bytes(m["text"].tolist())
-        return [body[first:last].decode(errors="replace") for first, last in zip(at, at[1:], strict=False)]
+        return [body[first:last].decode(errors="replace") for first, last in pairwise(at)]
 
     def loss(self, w: Tensor, s: State, said: Message, step: int, ctx: Context) -> Tensor:
         """Cross-entropy of the next text in the student's tokens; 0 for one without any."""
