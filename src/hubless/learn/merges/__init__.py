@@ -9,6 +9,7 @@ from hubless.learn.merges.geometric import GeometricMedian
 from hubless.learn.merges.krum import Krum, MultiKrum
 from hubless.learn.merges.mean import WeightedMean, mean
 from hubless.learn.merges.points import Points, Sharing
+from hubless.learn.merges.task_vectors import Tensorwise
 
 __all__ = [
     "CentredClip",
@@ -23,6 +24,7 @@ __all__ = [
     "NormClip",
     "Points",
     "Sharing",
+    "Tensorwise",
     "TrimmedMean",
     "WeightedMean",
     "foolsgold_weights",
