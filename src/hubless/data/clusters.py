@@ -24,7 +24,7 @@ Points = NDArray[np.float64]
 class KMeans(Partition):
     """Every peer holds one cluster of the inputs, as k-means finds it; sizes differ as the clusters do.
 
-    In two stages (arXiv 2501.05450, section 4): many fine clusters first, whose centres, each with the weight of its
+    In two stages (arXiv 2501.05450): many fine clusters first, whose centres, each with the weight of its
     samples, are then clustered into one coarse cluster a peer.
 
     fine: clusters of the first stage; 0 clusters the samples at once
@@ -72,13 +72,13 @@ def cluster(x: Points, weight: Points, k: int, rng: np.random.Generator) -> Rows
 
 def _distances(x: Points, centres: Points) -> Points:
     """Squared distances ``[M, k]``."""
-    found = (x**2).sum(1)[:, None] - 2 * x @ centres.T + (centres**2).sum(1)
-    return np.maximum(found, 0)
+    found: Points = (x**2).sum(1)[:, None] - 2 * x @ centres.T + (centres**2).sum(1)
+    return found.clip(0)
 
 
 def _filled(distances: Points, k: int) -> Rows:
     """The nearest centre of each point; one that has no point is given that which lies farthest from its own."""
-    owner = distances.argmin(1)
+    owner: Rows = distances.argmin(1)
     sizes = np.bincount(owner, minlength=k)
     for empty in np.flatnonzero(sizes == 0):
         own = np.where(sizes[owner] > 1, distances[np.arange(len(owner)), owner], -1)
