@@ -67,11 +67,11 @@ class Jumps(Hook):
             found = {"accuracy_before": before, "accuracy_after": now}
             self._seen.setdefault("pairs", []).append([before, now])
         if view.t == view.rounds and (pairs := self._seen.get("pairs")):
-            before_all, after_all = zip(*pairs, strict=True)
+            lines = {"before": [pair[0] for pair in pairs], "after": [pair[1] for pair in pairs]}
             view.draw(
                 {"type": "lines", "name": "around-merges", "title": "Accuracy directly before and after each merge",
                  "x": list(range(1, len(pairs) + 1)), "xlabel": "merge", "ylabel": "accuracy",
-                 "lines": {"before": before_all, "after": after_all},
+                 "lines": lines,
                  "reading": "Mean test accuracy of the peers. Nobody trains between the two."}
             )  # fmt: skip
         return found
