@@ -138,7 +138,8 @@ def _recorded(records: Records, folder: Path | None) -> Iterator[Drawn]:
                 rows = tuple(tuple(number(cell) for cell in row) for row in data["rows"])
                 yield Drawn(name, heading, reading, columns=tuple(str(c) for c in data["columns"]), rows=rows)
             else:
-                yield Drawn(name, heading, reading, ink.save(recorded.draw(data), name, heading, folder))
+                wide = data.get("type") == "heatmap" and len(data["x"]) > recorded.NARROW
+                yield Drawn(name, heading, reading, ink.save(recorded.draw(data), name, heading, folder), wide=wide)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             yield Drawn(name, heading, f"This figure's record cannot be drawn: {error!r}")
 
