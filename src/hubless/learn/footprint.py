@@ -48,7 +48,7 @@ class Footprint(Hook):
     def _draw(self, view: View, model: Model, found: Mapping[str, float]) -> None:
         _, w, _ = view.population.peer(view.population.members()[0])
         experts = Experts.of(model)
-        names = [f"expert {number}" for number in range(experts.count)]
+        names = list(range(experts.count))
         own, whole = found["trainable"] * FLOAT / 1e6, model.size * FLOAT / 1e6
         message = view.metrics["bytes"] / max(1.0, view.metrics["messages"]) / 1e6
         view.draw(dict(
@@ -59,11 +59,14 @@ class Footprint(Hook):
                     "a node that trains everything": [whole, whole, 2 * whole, whole]},
         ))  # fmt: skip
         for number, (_, gate) in enumerate(experts.blocks):
-            alike = likeness(experts.all(w)[:, gate])
+            alike = [
+                [None if i == j else round(value, 3) for j, value in enumerate(row)]
+                for i, row in enumerate(likeness(experts.all(w)[:, gate]).tolist())
+            ]
             view.draw(dict(
                 type="heatmap", name=f"likeness-{number}", title=f"How alike the experts of block {number} are",
                 reading="The warm-up pulls an expert towards those most like it.", x=names, y=names,
-                unit="cosine of gate matrices", values=alike.tolist(),
+                unit="cosine of gate matrices", values=alike,
             ))  # fmt: skip
         shares = loads(model, w, view.shards.test_x[: view.shards.few])
         view.draw(dict(

@@ -71,11 +71,11 @@ class Mixture(nn.Module):
 
     def _chosen(self, h: Tensor, weight: Tensor) -> Tensor:
         flat, weight = h.flatten(0, 1), weight.flatten(0, 1)
-        mixed = torch.zeros_like(flat)
-        for number, expert in enumerate(self.experts):
-            rows = torch.nonzero(weight[:, number]).flatten()
-            mixed = mixed.index_add(0, rows, weight[rows, number, None] * expert(flat[rows]))
-        return mixed.view_as(h)
+        expert, token = torch.nonzero(weight.T, as_tuple=True)
+        sizes = torch.bincount(expert, minlength=len(self.experts)).tolist()
+        parts = torch.split(flat[token], sizes)
+        out = torch.cat([one(part) for one, part in zip(self.experts, parts, strict=True)])
+        return torch.zeros_like(flat).index_add(0, token, out * weight[token, expert, None]).view_as(h)
 
 
 class Block(nn.Module):
