@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
 from hubless.learn.experts import Experts
+from hubless.learn.slots import Attack
 
 RECIPE = catalogue.find("spes").load()
 FOUR = dict(peers=4, rounds=4)
@@ -94,6 +97,26 @@ def test_an_absent_node_leaves_its_experts_and_comes_back():
     list(back.records())
     W = back.snapshot().tensors["cohort.0/rows"]
     assert all(torch.equal(W[0], w) for w in W)
+
+
+class Thief(Attack):
+    """Says all experts."""
+
+    def message(self, m, honest, book, ctx):
+        return m | {f"expert.{number}": m[f"expert.{ctx.peer}"] for number in range(4)}
+
+
+def test_messages_with_foreign_experts_are_dropped_and_counted():
+    experiment = RECIPE.build({**FOUR, "alpha": 0.0}, "tiny")
+    experiment = replace(experiment.learning, attack=Thief(peers=(3,))).under(experiment.setting)
+    records = list(experiment.records())
+    assert metrics(records, "rejected")[-1] == 3 * 4
+    told = [r.data["text"] for r in records if r.kind == "event"]
+    assert "message of peer 3 refused: peer 3 sent expert.0, which peer 0 owns" in told
+    W = experiment.snapshot().tensors["cohort.0/rows"]
+    mine = [Experts.of(experiment.models[0][0]).all(w)[3] for w in W]
+    assert torch.equal(mine[0], mine[1])
+    assert not torch.equal(mine[0], mine[3])  # others have it as at the start
 
 
 @pytest.mark.parametrize("options", [{"merge": "median"}, {"codec": "float16"}, {"attack": "sign-flip:25%"},

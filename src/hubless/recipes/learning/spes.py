@@ -120,7 +120,7 @@ def spes(
         attack=attack,
         codec=codec,
         hooks=(Footprint(nodes),),
-        kernel="loop",
+        kernel="loop",  # a traced graph of so large products is no faster, and takes seconds to trace
         rounds=rounds,
     )  # fmt: skip
 
