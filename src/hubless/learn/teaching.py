@@ -93,6 +93,8 @@ class Logits(Lesson):
         if said is None or said.dim() != 2 or len(said) != self.asked or not said.is_floating_point():
             shape = "missing" if said is None else f"{said.dtype} of shape {tuple(said.shape)}"
             raise MessageError(f"predictions: {shape}, not real numbers for {self.asked} inputs")
+        if said.shape[1] != (outputs := ctx.model.outputs(self.transfer)):
+            raise MessageError(f"predictions: {said.shape[1]} outputs, not {outputs}")
 
     def loss(self, w: Tensor, s: State, said: Message, step: int, ctx: Context) -> Tensor:
         """Cross-entropy against the teacher's probabilities, both softened."""
@@ -200,10 +202,8 @@ class Teaching(Merge):
         return self.lesson.say(w, s, ctx)
 
     def accept(self, sender: int, m: Message, ctx: Context) -> None:
-        """A lesson of someone else, finite, and of the right form."""
+        """A lesson that is finite and of the right form."""
         assert self.lesson is not None
-        if sender == ctx.peer:
-            raise MessageError(f"{TEACH}: peer {sender} is its own teacher")
         super().accept(sender, m, ctx)
         self.lesson.accept(m, ctx)
 
@@ -211,7 +211,7 @@ class Teaching(Merge):
         """Learn, and write down what it was worth."""
         assert self.lesson is not None
         before = self._standing(w, s, ctx)
-        private, share = ctx.data, self._share(ctx.t)
+        private, share = ctx.data, self.share_at(ctx.t)
         for step in range(self.local.steps or 0):
             student = replace(self.local, gradient=Towards(self.lesson, got, share, step, self.local.batch))
             if step == 0:
@@ -223,7 +223,8 @@ class Teaching(Merge):
         self._note(book, reward, ctx)
         return w, {**s, REWARD: torch.tensor(reward), TAUGHT: torch.tensor(ctx.t)}
 
-    def _share(self, t: int) -> float:
+    def share_at(self, t: int) -> float:
+        """Weight of the lesson in round t."""
         first, last = self.shares
         return first + (last - first) * min(1.0, (t - 1) / max(self.rounds - 1, 1))
 
