@@ -271,3 +271,22 @@ def test_chunks_of_the_workloads_in_the_notes():
     )
     assert chunk_size(Model(lambda: cnn), image, 32, 100, 2, 1024) == 4
     assert chunk_size(Model(lambda: cnn), image, 32, 100, 2, 16) == 2
+
+
+def test_a_graph_that_serves_training_is_not_traced_again_for_evaluation():
+    class Mixed(nn.Module):
+        """No perceptron, so that it is traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(torch.tanh(x)) * torch.sigmoid(x.mean())
+
+    model = Model(Mixed)
+    kernel = choose(model, 4, rows(), plain=True)
+    assert kernel.name == "graph"
+    traces = dict(kernel._traced)
+    assert choose(model, 1, rows(1), plain=False) is kernel
+    assert kernel._traced == traces

@@ -91,6 +91,9 @@ def _auto(model: Model, stacks: bool, batch: Batch, plain: bool) -> Kernel:
         return loop
     try:
         graph = _made(model, "graph")
+        assert isinstance(graph, Graph)
+        if graph.traced:  # one that traces for training serves evaluation, which needs no trace
+            return graph
         W, S = torch.zeros(len(batch.x), model.size), _buffers(model, len(batch.x))
         if plain:
             graph.epoch(W, S, [batch], 0.0)

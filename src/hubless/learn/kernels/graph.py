@@ -44,6 +44,11 @@ class Graph:
         self._lock = threading.Lock()
         self._mappable: bool | None = None
 
+    @property
+    def traced(self) -> bool:
+        """Whether it has traced some step of this model."""
+        return bool(self._traced)
+
     def _one(self, train: bool) -> Callable[..., tuple[Tensor, list[Tensor]]]:
         model = self.model
         module = model.module.train(train)
