@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ LETTERS = st.text(alphabet="ab c", min_size=1, max_size=14)
 
 def cut(text, places):
     edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(edges)]
 
 
 CUTS = st.lists(st.integers(0, 13), max_size=8)

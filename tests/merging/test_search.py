@@ -138,7 +138,7 @@ def test_a_fitness_that_is_not_finite(bad):
         values = bowl(candidates)
         return torch.where(torch.arange(len(values)) == 3, bad, values)
 
-    with pytest.raises(HublessError, match="fitness of candidate 3 in generation 1 is (nan|inf)"):
+    with pytest.raises(HublessError, match=r"fitness of candidate 3 in generation 1 is (nan|inf)"):
         cma_es((3, 2), fitness)
     with pytest.raises(HublessError, match="fitness of candidate 3 in generation 0"):
         scalar((3, 2), fitness)

@@ -45,8 +45,9 @@ def gram_matrices(model: Model, w: Tensor, s: State, data: Batch) -> dict[str, T
         return hook
 
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and f"{name}.weight" in model.names:
-            layer.register_forward_hook(look(f"{name}.weight"))  # type: ignore[arg-type]
+        weight = f"{name}.weight".lstrip(".")
+        if isinstance(layer, nn.Linear) and weight in model.names:
+            layer.register_forward_hook(look(weight))  # type: ignore[arg-type]
     with torch.no_grad():
         for x in torch.split(data.x, CHUNK):
             functional_call(module, {**model.unflatten(w), **_fixed(model, s)}, (x,))

@@ -11,12 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from hubless.errors import ConfigError
 from hubless.models.vocabulary import Vocabulary
 
 CONTAINED = 0.1  # factor on the distance between a token and one that contains it
+ELSEWHERE = 1e-3  # between tokens that lie at different places of the text, so that of equal alignments one is right
 
 
 @lru_cache(maxsize=1 << 18)
@@ -39,12 +40,17 @@ def align(source: Sequence[str], pivot: Sequence[str]) -> list[list[int]]:
     """For each token of ``pivot`` the places of the tokens of ``source`` that it goes with, at least one.
 
     Both are segmentations of one text. The pairs run from the first tokens to the last ones without going back, and
-    the edit distances between paired tokens have the least sum (dynamic programming). Raises ConfigError for a
-    segmentation without tokens.
+    the edit distances between paired tokens have the least sum (dynamic programming); where text repeats itself, many
+    alignments have it, and those are taken that pair tokens at one place. Raises ConfigError for a segmentation without
+    tokens.
     """
     if not source or not pivot:
         raise ConfigError("alignment: a text without tokens cannot be aligned")
-    total = _least([[_apart(one, other) for other in pivot] for one in source])
+    here, there = _spans(source), _spans(pivot)
+    total = _least([
+        [_apart(one, other) + ELSEWHERE * (a >= d or c >= b) for other, (c, d) in zip(pivot, there, strict=True)]
+        for one, (a, b) in zip(source, here, strict=True)
+    ])  # fmt: skip
     i, j = len(source) - 1, len(pivot) - 1
     found: list[list[int]] = [[] for _ in pivot]
     found[j].append(i)
@@ -68,6 +74,11 @@ def _least(cost: list[list[float]]) -> list[list[float]]:
     return cost
 
 
+def _spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Where in the text each token begins and ends."""
+    return list(pairwise(accumulate(map(len, tokens), initial=0)))
+
+
 def same_start(source: Sequence[str], pivot: Sequence[str]) -> list[int | None]:
     """For each token of ``pivot`` the one token of ``source`` that it is aligned with, if both begin at one character.
 
@@ -76,9 +87,9 @@ def same_start(source: Sequence[str], pivot: Sequence[str]) -> list[int | None]:
     """
     if "".join(source) != "".join(pivot):
         raise ConfigError("alignment: the two segmentations do not decode to the same text")
-    begin, start = (list(accumulate(map(len, tokens), initial=0)) for tokens in (source, pivot))
+    here, there = _spans(source), _spans(pivot)
     return [
-        places[0] if len(places) == 1 and begin[places[0]] == start[at] else None
+        places[0] if len(places) == 1 and here[places[0]][0] == there[at][0] else None
         for at, places in enumerate(align(source, pivot))
     ]
 
