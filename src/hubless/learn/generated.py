@@ -36,11 +36,11 @@ class Generation(Hook):
     clean:      vectors ``[M, d]`` that the set of flows was made of, with their labels
     back:       from vectors to what a person can see
     router:     network of the router, trained as ``routing`` says
+    descent:    how the experts were trained, in mini-batches of ``batch``
     strategies: ways to join the experts, see ``RoutedFlow.field``
     generated:  samples of each, from the same noise
-    steps:      Euler steps
     reference:  test samples to compare them with; 0 takes all
-    descent:    how the experts were trained; ``batch`` is theirs
+    steps:      Euler steps
     monolith:   whether one model is trained beside them on all data, in mini-batches as large as theirs together
     distil:     rounds of a student that learns from them; 0 trains none
     """
@@ -49,12 +49,12 @@ class Generation(Hook):
     back: PCA
     router: Architecture
     routing: Descent
-    strategies: Sequence[str]
-    generated: int
-    steps: int
-    reference: int
     descent: Descent
     batch: int
+    strategies: Sequence[str]
+    generated: int
+    reference: int
+    steps: int
     monolith: bool
     distil: int
 
@@ -98,6 +98,7 @@ class _Session:
         return Dataset(shards.data.name, x.numpy(), y.numpy(), shards.data.test_x, shards.data.test_y, (), "regression")
 
     def metrics(self) -> dict[str, float]:
+        """What the recipe reports; it draws, too."""
         how, view = self.how, self.view
         at, owner = self.held
         K, together = len(self.experts), how.batch * len(view.shards.sizes)
