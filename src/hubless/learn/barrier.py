@@ -102,7 +102,7 @@ class Barrier(Hook):
         first, second = self.pair
         view.draw(
             {"type": "table", "name": "likeness", "title": f"How alike the units of peers {first} and {second} are",
-             "columns": ["layer", "units", *WAYS], "rows": rows,
+             "columns": ["layer", "units", "as they are", "by activations", "by weights"], "rows": rows,
              "reading": f"Mean correlation of units in the same place, on samples of peer {first}, before they merge."}
         )  # fmt: skip
         return {WAYS[1]: moved(model, spec, b, acting), WAYS[2]: moved(model, spec, b, weighing)}

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from hubless.errors import ConfigError
-from hubless.learn.equivariance import FUNCTIONS, MODULES, Call
+from hubless.learn.equivariance import Call
 from hubless.learn.model import Model
+from hubless.learn.operations import FUNCTIONS, MODULES
 from hubless.learn.permutations import FIXED, Axis, Piece, Spec, tensors_of
 from hubless.learn.units import Axes, Row, Units, fixed, is_fixed
 

@@ -68,7 +68,7 @@ class Weights(ABC):
 
     needs_sizes = False
 
-    def check(self, edges: Edges) -> None:
+    def check(self, edges: Edges) -> None:  # noqa: B027 - most rules weigh whatever there is
         """Raise ConfigError where the rule cannot weigh such edges."""
 
     @abstractmethod
