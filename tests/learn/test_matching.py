@@ -225,7 +225,7 @@ def test_parts_of_a_network_can_be_shared():
 
 
 def run(merge, **given):
-    return small.build(merge=merge, **given)
+    return small.build(merge=merge, kernel="loop", **given)
 
 
 @pytest.mark.parametrize("merge", ["matched", "matched:weight", Matched(Median())])
@@ -299,6 +299,24 @@ def test_another_width_or_architecture_is_refused():
     x = samples(NETWORKS["mlp"])
     with pytest.raises(MessageError, match=r"w has shape \(84,\), not \(75,\)"):
         Matched().accept(1, {"w": wide.start(1)}, context(small.PLAIN, x))
+
+
+class Own(nn.Module):
+    """The last matrix is a parameter of the network itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6), nn.Parameter(torch.rand(6, 3))
+
+    def forward(self, x):
+        return torch.relu(self.first(x)) @ self.last
+
+
+def test_units_that_no_layer_reads_can_be_matched_by_weight_only():
+    work = small.workload(model=Model(Own, same=False))
+    with pytest.raises(ConfigError, match=r"reads the units of 'first', .* use matched:weight"):
+        run("matched", workload=work)
+    assert bool(torch.isfinite(small.rows(run("matched:weight", workload=work))).all())
 
 
 def test_a_network_without_hidden_units_is_averaged():

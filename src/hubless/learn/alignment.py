@@ -45,11 +45,8 @@ def by_activation(model: Model, spec: Spec, own: Peer, others: Sequence[Peer], x
     """Assignments for each of the others, by the correlation of units on samples ``x [B, ...]``.
 
     A unit is looked at where the next layers read it, at every place of an image; correlations of several readers are
-    averaged. Raises ConfigError without at least two samples, and where units are read by no layer that can be
-    listened to.
+    averaged. Raises ConfigError without at least two samples, and where ``readers`` does.
     """
-    if len(x) < 2:
-        raise ConfigError(f"calibration: activations are correlated over at least 2 samples, not {len(x)}")
     tables = correlations(model, spec, own, others, x)
     return [{name: assigned(table) for name, table in each.items()} for each in tables]
 
@@ -58,15 +55,13 @@ def correlations(model: Model, spec: Spec, own: Peer, others: Sequence[Peer], x:
     """For each of the others, and each permutation, how alike units are ``[d, d]``: own ones in rows, in [-1, 1]."""
     if len(x) < 2:
         raise ConfigError(f"calibration: activations are correlated over at least 2 samples, not {len(x)}")
-    readers = _readers(model, spec)
-    names = [reader.block.piece.name for reader in readers]
-    if missing := sorted(set(spec.sizes) - set(names)):
-        raise ConfigError(f"spec: no layer reads the units of {missing[0]!r} by itself; use weight matching")
-    sums = [[_Moments() for _ in readers] for _ in others]
+    listened = readers(model, spec)
+    names = [reader.block.piece.name for reader in listened]
+    sums = [[_Moments() for _ in listened] for _ in others]
     for part in torch.split(x, CHUNK):
-        mine = _activations(model, own, readers, part)
+        mine = _activations(model, own, listened, part)
         for each, other in zip(sums, others, strict=True):
-            for moments, a, b in zip(each, mine, _activations(model, other, readers, part), strict=True):
+            for moments, a, b in zip(each, mine, _activations(model, other, listened, part), strict=True):
                 moments.add(a, b)
     return [
         {
@@ -144,7 +139,7 @@ def _listening(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tenso
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """A layer that reads units: which, and along which axis of its input."""
 
     layer: str
@@ -157,25 +152,34 @@ class _Reader:
         return torch.cat([placed.units(value) for value in values], dim=1).double()
 
 
-def _readers(model: Model, spec: Spec) -> list[_Reader]:
+def readers(model: Model, spec: Spec) -> list[Reader]:
+    """Linear layers and convolutions that read units, whose inputs are the activations that are correlated.
+
+    Raises ConfigError for a permutation that none of them reads.
+    """
     found = []
     for block in spec.blocks():
         layer, _, kind = block.tensor.rpartition(".")
         module = model.module.get_submodule(layer) if kind == "weight" else None
         if isinstance(module, nn.Linear) and block.axis == 1:
-            found.append(_Reader(layer, block, -1))
+            found.append(Reader(layer, block, -1))
         elif isinstance(module, nn.modules.conv._ConvNd) and (module.groups, block.axis) == (1, 1 - module.transposed):
-            found.append(_Reader(layer, block, 1))
+            found.append(Reader(layer, block, 1))
+    if missing := sorted(set(spec.sizes) - {reader.block.piece.name for reader in found}):
+        raise ConfigError(
+            f"spec: no linear layer or convolution of {model.name} reads the units of {missing[0]!r}, so that their"
+            " activations cannot be correlated; use matched:weight"
+        )
     return found
 
 
-def _activations(model: Model, peer: Peer, readers: Sequence[_Reader], x: Tensor) -> list[Tensor]:
+def _activations(model: Model, peer: Peer, listened: Sequence[Reader], x: Tensor) -> list[Tensor]:
     """The units that each reader hears on samples ``x``."""
     w, s = peer
-    layers = {reader.layer: model.module.get_submodule(reader.layer) for reader in readers}
+    layers = {reader.layer: model.module.get_submodule(reader.layer) for reader in listened}
     with _listening(layers) as heard, torch.no_grad():
         model.forward(w, x, s)
-    return [reader.units(heard[reader.layer]) for reader in readers]
+    return [reader.units(heard[reader.layer]) for reader in listened]
 
 
 class _Moments:

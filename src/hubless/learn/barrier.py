@@ -87,11 +87,11 @@ class Barrier(Hook):
         """The second peer, aligned to the first; the table of how alike paired units are joins the records."""
         try:
             spec = self.spec(model, own[:3])
-        except ConfigError:
+            (likeness,) = correlations(model, spec, a, [b], own[: self.samples])
+        except ConfigError:  # the merge of the run may need none of it
             return {}
-        if not spec.sizes or len(own) < 2:
+        if not spec.sizes:
             return {}
-        (likeness,) = correlations(model, spec, a, [b], own[: self.samples])
         acting = {name: assigned(table) for name, table in likeness.items()}
         weighing = by_weight(model, spec, a[0], b[0], 0)
         orders = ({name: torch.arange(units) for name, units in spec.sizes.items()}, acting, weighing)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
-from hubless.learn.alignment import Peer, by_activation, by_weight, moved, refreshed
+from hubless.learn.alignment import Peer, by_activation, by_weight, moved, readers, refreshed
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.merges.mean import WeightedMean
 from hubless.learn.model import Model
@@ -63,6 +63,7 @@ class Matched(Merge):
             return
         spec = self.permutations(model, shards.x[:PROBE])
         if self.by == "activation" and spec.sizes:
+            readers(model, spec)
             for peer, size in enumerate(shards.sizes.tolist()):
                 if size < 2:
                     raise ConfigError(
