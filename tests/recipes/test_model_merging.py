@@ -169,8 +169,8 @@ def test_a_resumed_run_says_the_same():
 
 SLOTS = [
     dict(codec="float16"), dict(codec="zstd"), dict(faults="loss:0.4"), dict(attack="sign-flip:1"),
-    dict(faults="crash:1@1"), dict(path="heterogeneous", codec="float16"), dict(model="cnn-bn", rule="mean", search="none"),
-    dict(trainable="head"), dict(rule="fisher", search="none", codec="zstd"),
+    dict(faults="crash:1@1"), dict(path="heterogeneous", codec="float16"), dict(trainable="head"),
+    dict(model="cnn-bn", rule="mean", search="none"), dict(rule="fisher", search="none", codec="zstd"),
 ]  # fmt: skip
 
 

@@ -159,7 +159,7 @@ class Answers(Hook):
         if view.t == view.rounds:
             view.draw({
                 "type": "bars", "name": "answers", "title": "Right answers", "labels": list(self.probes),
-                "reading": "Whose answer is right, on pairs of digits that nobody trained on.",
+                "reading": "How often each model is right; the composition of both tasks is in nobody's training.",
                 "groups": right, "ylabel": "accuracy",
             })  # fmt: skip
         found = {}

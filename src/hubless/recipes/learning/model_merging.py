@@ -47,7 +47,8 @@ OTHERS = {
     "dare": Method(Dare(), "none"), "fisher": Method(Fisher(), "none"), "regmean": Method(RegMean(), "none"),
     "scalar": Method(TaskArithmetic(), "scalar"), "layer-wise": Method(TaskArithmetic(), "layer-wise"),
 }  # fmt: skip
-PROBES: dict[str, Kind] = {"addition": "add", "maximum": "max", "both": "both"}
+JUDGED = 32  # texts of each domain that a search over models of texts is judged by
+PROBES: dict[str, Kind] = {"addition": "add", "maximum": "max", "composition": "both"}
 
 
 @recipe(system=35)
@@ -142,15 +143,15 @@ def composed(
     """One expert of addition, one of the maximum; the base has seen both, and nobody their composition."""
     if experts != 2:
         raise ConfigError(f"model-merging.experts = {experts}: path composition has 2, of addition and of the maximum")
-    addition, maximum = (torch.from_numpy(strings(kind, held=False)) for kind in ("add", "max"))
+    probes = {name: torch.from_numpy(strings(kind)) for name, kind in PROBES.items()}
+    addition, maximum, composition = probes.values()
     both = torch.cat([addition, maximum])
-    tests = {name: torch.from_numpy(strings(kind, held=True)) for name, kind in PROBES.items()}
     merge = Assembled(method=method, validation=(both, both))
     return Learning(
-        Workload(dataset([both, addition, maximum], list(tests.values())),
+        Workload(dataset([both, addition, maximum], [composition]),
                  Chapters((len(both), len(addition), len(maximum))), 3, reader(Vocabulary(), LENGTH, width)),
         local, OneShot(0, everyone), merge, codec, attack, rounds=rounds, kernel="loop",
-        hooks=(Appraisal(merge), Answers({name: (x, ANSWER) for name, x in tests.items()})),
+        hooks=(Appraisal(merge), Answers({name: (x, ANSWER) for name, x in probes.items()})),
     )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def fused(
     shares = [own.train, *[own.train[:0]] * (count - 1), *(other.train for other in others)]
     public = torch.cat([other.shared for other in others])
     fusion = replace(fusion, texts=public, sources=vocabularies)
-    judged = torch.cat([public[::2], Domain(pivot, length, len(public) // 2).shared])
+    judged = torch.cat([one.shared[:: -(-texts // JUDGED)] for one in (Domain(pivot, length, texts), *others)])
     weights = Assembled(method=method, validation=(judged, judged))
     network = reader(Vocabulary(), length, width)
     models = [(network, pivots), *((reader(one, length, width), (peer,)) for peer, one in vocabularies.items())]
@@ -201,13 +202,13 @@ class Specialists(Partition):
         return "half for the base, classes of their own for experts"
 
 
-TEXTS = dict(base_steps=300, base_lr=2e-3, batch=16)
+TEXTS = dict(base_steps=300, base_lr=5e-3, batch=16)
 presets = {
     "tiny": dict(data="digits", samples=400, held=4, model="mlp:16", base_steps=10, steps=10, batch=10, generations=3,
                  compare=False, pairs=8, texts=8, fuse_steps=2, width=8, pivot="csv", sources="fnmatch"),
     "composition": dict(path="composition", experts=2, **TEXTS),
     "fusion": dict(path="heterogeneous", **TEXTS),
-    "unconstrained": dict(path="unconstrained", sources="email/logging", **TEXTS),
+    "unconstrained": dict(path="unconstrained", sources="email/logging", generations=20, **TEXTS),
 }  # fmt: skip
 
 ARMS: dict[str, dict[str, object]] = {
@@ -259,7 +260,7 @@ def _composed(lab: Lab) -> Iterable[Row]:
     runs = lab.runs(composition=presets["composition"], unconstrained=presets["unconstrained"])
     for name in PROBES:
         for who, tail in (("merged", ""), ("best expert", "_expert"), ("base", "_base")):
-            yield reported(f"right answers on held-out pairs, {name}: {who}",
+            yield reported(f"right answers, {name}: {who}",
                            _percent(runs["composition"], f"answers_{name}{tail}"), unit="%")  # fmt: skip
     for domain in ("json,csv", "email", "logging"):
         yield reported(f"unconstrained: rise of bits a character from the base, {domain}",
