@@ -109,9 +109,9 @@ def test_draws_depend_on_the_key_and_the_time_and_the_oracle_stays():
 
 def test_unknown_strategies_list_the_valid_ones():
     every = "allowed: full, oracle, sample-1, top-1, top-2, uniform"
-    with pytest.raises(ConfigError, match=f"strategies: unknown 'top-3'; did you mean 'top-2'. {every}"):
+    with pytest.raises(ConfigError, match=f"strategy: unknown 'top-3'; did you mean 'top-2'. {every}"):
         strategies("full,top-3")
-    with pytest.raises(ConfigError, match="strategies: unknown 'best'"):
+    with pytest.raises(ConfigError, match="strategy: unknown 'best'"):
         routed().field("best")
     with pytest.raises(ConfigError, match="name at least one; allowed: full, oracle"):
         strategies(" , ")

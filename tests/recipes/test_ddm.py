@@ -137,7 +137,7 @@ def test_the_identity_holds_within_the_error_of_the_estimate():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strategy": "top-3"}, "strategies: unknown 'top-3'; did you mean 'top-2'. allowed: full, oracle, sample-1"),
+        ({"strategy": "top-3"}, "strategy: unknown 'top-3'; did you mean 'top-2'. allowed: full, oracle, sample-1"),
         ({"components": 65}, "components = 65: must be from 1 to 64 for digits"),
         ({"partition": "kmeans:fine=2"}, "kmeans: fine = 2: must be 0, or at least the 3 peers"),
         ({"model": "cnn"}, "cnn takes images"),

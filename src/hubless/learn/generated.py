@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,38 +94,51 @@ class _Session:
     def flows(self) -> Dataset:
         """All that the experts were trained on, as one set."""
         shards = self.view.shards
-        x, y = shards.x.cpu(), shards.y.cpu()
-        return Dataset(shards.data.name, x.numpy(), y.numpy(), shards.data.test_x, shards.data.test_y, (), "regression")
+        return replace(shards.data, x=shards.x.cpu().numpy(), y=shards.y.cpu().numpy())
+
+    @cached_property
+    def together(self) -> int:
+        """Samples of a step of all experts."""
+        return self.how.batch * len(self.view.shards.sizes)
+
+    @cached_property
+    def routing(self) -> Routing | None:
+        """The router; none where only one expert came."""
+        at, owner = self.held
+        clean, how = torch.from_numpy(self.flows.x)[at], self.how
+        if len(self.ids) == 1:
+            return None
+        return train_router(clean, owner, len(self.ids), how.router, how.routing, self.together, self.view.seed)
 
     def metrics(self) -> dict[str, float]:
         """What the recipe reports; it draws, too."""
-        how, view = self.how, self.view
-        at, owner = self.held
-        K, together = len(self.experts), how.batch * len(view.shards.sizes)
-        model, seed = self.experts[0].model, view.seed
-        routing = None
-        router = Router(lambda x, t: x.new_zeros(len(x), 1), 1)
-        if K > 1:
-            clean = torch.from_numpy(self.flows.x)[at]
-            routing = train_router(clean, owner, K, how.router, how.routing, together, seed)
-            router = routing.router
-        shares = torch.bincount(owner, minlength=K).double()
-        flow = RoutedFlow(self.experts, router, shares / shares.sum())
-        key = keys.fold(seed, "strategies")
-        assert isinstance(key, int)
-        fields: dict[str, Velocity] = {name: flow.field(name, key) for name in (how.strategies if K > 1 else ["full"])}
-        if how.monolith and len(view.shards.sizes) > 1:
-            fields[ONE] = monolith(self.flows, model, how.descent, together, seed)
-        if how.distil:
-            few = Descent(how.descent.lr, how.distil, how.descent.steps, how.descent.ema)
-            asked = Dataset("experts' answers", self.flows.x[at.numpy()], self.flows.y[at.numpy()],
-                            self.flows.test_x, self.flows.test_y, (), "regression")  # fmt: skip
-            fields[STUDENT] = student(asked, owner, self.experts, model, few, together, seed)
-        samples = {name: self.sampled(field) for name, field in fields.items()}
+        samples = {name: self.sampled(field) for name, field in (self.joined() | self.beside()).items()}
         distances = {name: frechet(x, self.test) for name, x in {**samples, FLOOR: self.real}.items()}
-        self.draw(routing, samples, distances)
+        self.draw(samples, distances)
         found = {f"frechet_{name.replace('-', '_').replace(' ', '_')}": d for name, d in distances.items()}
-        return {**found, "experts": float(K), **(self.costs(routing) if routing else {})}
+        return {**found, "experts": float(len(self.ids)), **self.costs()}
+
+    def joined(self) -> dict[str, Velocity]:
+        """The field of every strategy."""
+        key = keys.fold(self.view.seed, "strategies")
+        assert isinstance(key, int)
+        shares = torch.bincount(self.held[1], minlength=len(self.ids)).double()
+        router = self.routing.router if self.routing else Router(lambda x, t: x.new_zeros(len(x), 1), 1)
+        flow = RoutedFlow(self.experts, router, shares / shares.sum())
+        return {name: flow.field(name, key) for name in (self.how.strategies if self.routing else ["full"])}
+
+    def beside(self) -> dict[str, Velocity]:
+        """The fields of the one model and the student, where they are asked for."""
+        how, flows, model, seed = self.how, self.flows, self.experts[0].model, self.view.seed
+        found: dict[str, Velocity] = {}
+        if how.monolith and len(self.view.shards.sizes) > 1:
+            found[ONE] = monolith(flows, model, how.descent, self.together, seed)
+        if how.distil:
+            at, owner = self.held[0].numpy(), self.held[1]
+            asked = replace(flows, x=flows.x[at], y=flows.y[at])
+            few = replace(how.descent, rounds=how.distil)
+            found[STUDENT] = student(asked, owner, self.experts, model, few, self.together, seed)
+        return found
 
     def sampled(self, field: Velocity) -> Tensor:
         """Samples ``[generated, d]``, from noise that is the same for every field."""
@@ -145,9 +158,11 @@ class _Session:
         every = self.view.shards.y.cpu()
         return every[keys.permutation(keys.fold(self.view.seed, "floor"), len(every))[: self.how.generated]]
 
-    def costs(self, routing: Routing) -> dict[str, float]:
+    def costs(self) -> dict[str, float]:
         """Of the router: accuracy, bytes to send it, samples that it saw, and products of its training over theirs."""
-        how, model = self.how, self.experts[0].model
+        how, model, routing = self.how, self.experts[0].model, self.routing
+        if routing is None:
+            return {}
         theirs = model.size * how.descent.rounds * how.descent.steps
         return {
             "router_accuracy": sum(routing.accuracy) / len(routing.accuracy),
@@ -156,7 +171,7 @@ class _Session:
             "router_work": routing.size * how.routing.rounds * how.routing.steps / theirs,
         }
 
-    def draw(self, routing: Routing | None, samples: Mapping[str, Tensor], distances: Mapping[str, float]) -> None:
+    def draw(self, samples: Mapping[str, Tensor], distances: Mapping[str, float]) -> None:
         """What a person wants to see."""
         how, view = self.how, self.view
         kinds = {REAL: self.test, **{n: samples[n] for n in (ONE, *samples) if n in samples}}
@@ -184,7 +199,7 @@ class _Session:
                 "type": "heatmap", "name": "classes", "title": "What the experts saw", "x": list(how.clean.classes),
                 "y": labels, "values": self.classes().tolist(), "unit": "samples",
             })  # fmt: skip
-        if routing is not None:
+        if (routing := self.routing) is not None:
             most = max(sizes) / sum(sizes)
             view.draw({
                 "type": "lines", "name": "router", "title": "Router", "x": routing.times, "xlabel": "time, 1 is noise",

@@ -57,9 +57,9 @@ def strategies(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in WEIGH:
-            raise ConfigError(f"strategies: unknown {name!r}; {did_you_mean(name, WEIGH)}")
+            raise ConfigError(f"strategy: unknown {name!r}; {did_you_mean(name, WEIGH)}")
     if not names:
-        raise ConfigError(f"strategies = {text!r}: name at least one; allowed: {', '.join(sorted(WEIGH))}")
+        raise ConfigError(f"strategy = {text!r}: name at least one; allowed: {', '.join(sorted(WEIGH))}")
     return names
 
 
