@@ -111,6 +111,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Dirichlet 0.5": dict(partition="dirichlet:0.5"),
     "two shards a peer": dict(partition="shards:2"),
 }
+PAIR = ("DIMAT", "plain average")
 MERGES = {"DIMAT": "matched", "weight matching": "matched:weight", "plain average": "mean"}
 
 
@@ -127,8 +128,8 @@ def _gap(runs: dict[str, list[Result]]) -> list[float]:
     return [a - b for a, b in zip(_after(runs["DIMAT"]), _after(runs["plain average"]), strict=True)]
 
 
-def _arms(**options: Any) -> dict[str, dict[str, Any]]:
-    return {name: dict(merge=merge, **options) for name, merge in MERGES.items()}
+def _arms(*names: str, **options: Any) -> dict[str, dict[str, Any]]:
+    return {name: dict(merge=merge, **options) for name, merge in MERGES.items() if name in (names or MERGES)}
 
 
 def _aligned(lab: Lab) -> Iterable[Row]:
@@ -148,8 +149,7 @@ def _aligned(lab: Lab) -> Iterable[Row]:
 
 def _control(lab: Lab) -> Iterable[Row]:
     for topology in ("ring", "full"):
-        runs = lab.runs(**{name: dict(merge=MERGES[name], start="same", topology=topology)
-                           for name in ("DIMAT", "plain average")})  # fmt: skip
+        runs = lab.runs(**_arms(*PAIR, start="same", topology=topology))
         yield at_most(f"{topology}: the same with one initialisation, either way", map(abs, _gap(runs)), 3,
                       unit="points")  # fmt: skip
 
@@ -160,8 +160,8 @@ def _later(lab: Lab) -> Iterable[Row]:
         last = [100 * run.series("accuracy_after")[-1] for run in results]
         yield reported(f"ring: accuracy directly after the last merge, {name}", last, unit="%")
     for where, options in OTHERS.items():
-        runs = lab.runs(**_arms(**options))
-        for name in ("DIMAT", "plain average"):
+        runs = lab.runs(**_arms(*PAIR, **options))
+        for name in PAIR:
             yield reported(
                 f"ring, {where}: accuracy directly after the first merge, {name}", _after(runs[name]), unit="%"
             )
