@@ -147,7 +147,7 @@ def test_no_displacement_and_no_decay_change_nothing():
     assert all(torch.equal(new["values"][name], value) for name, value in first["values"].items())
 
 
-MERGES = [PromptGenerator(tokens=TOKENS), Common(), Common(Median())]
+MERGES = [PromptGenerator(tokens=TOKENS, weight_decay=0.0), Common(), Common(Median())]
 
 
 @pytest.mark.parametrize("merge", MERGES, ids=str)
@@ -184,6 +184,19 @@ def test_common_is_the_average_of_what_was_tuned():
     state = finish(experiment)
     (mean,) = [value for path, value in state.items() if path.endswith("smean")]
     close(mean, state["cohort.0/rows"][:, : MODEL.shared_size].mean(0), 1e-6)
+
+
+@pytest.mark.parametrize("merge", MERGES, ids=str)
+def test_peers_start_from_what_they_are_told(merge):
+    """Training that moves nothing leaves in every row what the aggregator says to its peer, and the head as it was."""
+    still = SGD(lr=1e-30, steps=1)
+    experiment = build(workload=workload(model=MODEL), local=still, overlay=Star(weigh="one"), merge=merge, rounds=1)
+    rows = rows_of(experiment)
+    told = torch.stack([merge.told(experiment._state.wiring.population, peer) for peer in range(N)])
+    if isinstance(merge, PromptGenerator):
+        assert len(torch.unique(rows[:, : MODEL.shared_size], dim=0)) == N
+    close(rows[:, : MODEL.shared_size], told[:, : MODEL.shared_size], 1e-5)
+    close(rows[:, MODEL.shared_size :], first_row(MODEL)[MODEL.shared_size :].expand(N, -1), 1e-7)
 
 
 def test_heads_stay_at_home_and_prompts_differ():

@@ -102,7 +102,9 @@ class PromptGenerator(Beside):
             return written(kept["values"], [peer])[0].flatten()
 
     def join(self, inbox: Inbox, w: Tensor, s: State, book: Book, ctx: Context) -> Message:
-        """Who answered ``[M]``, how far each has come ``[M, S]``, and with what weight ``[M]``, 1 on average."""
+        """Up: who answered ``[M]``, how far each has come ``[M, S]``, and with what weight ``[M]``, 1 on average."""
+        if ctx.phase != "up":
+            return super().join(inbox, w, s, book, ctx)
         order = sorted(range(len(inbox.ids)), key=inbox.ids.__getitem__)
         said = torch.cat([inbox.stack(name).flatten(1) for name in self._groups(ctx)], dim=1)[order]
         weights = inbox.weights[order]
