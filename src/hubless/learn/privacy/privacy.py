@@ -60,8 +60,11 @@ class Noise(Privacy):
         positive("privacy", self.clip, self.noise)
 
     def accounted(self, learning: Learning, spending: Spending, said: str) -> Learning:
-        """The method with an accountant, and what is accounted for told at the start, in words."""
+        """The method with an accountant, and what is accounted for told at the start, in words.
+
+        It comes before the other hooks, which may ask what the round has told.
+        """
         accountant = Accountant(spending, delta=self.delta, budget=self.budget)
         text = f"privacy: {said}" if self.noise else "privacy: without noise, nothing is private"
         told = Record("event", 0, data={"text": text, "level": "info"})
-        return replace(learning, hooks=(*learning.hooks, accountant), figures=(told, *learning.figures))
+        return replace(learning, hooks=(accountant, *learning.hooks), figures=(told, *learning.figures))
