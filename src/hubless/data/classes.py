@@ -19,6 +19,8 @@ def labels(text: str, data: Dataset, where: str) -> tuple[int, ...]:
     Raises ConfigError for what is no label of the set, naming the option ``where``.
     """
     have = len(data.classes)
+    if not have:
+        raise ConfigError(f"{where}: {data.name} has no classes")
     if text == "all":
         return tuple(range(have))
     found: list[int] = []
@@ -33,18 +35,15 @@ def labels(text: str, data: Dataset, where: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def only(data: Dataset, kept: tuple[int, ...]) -> Dataset:
-    """The samples of some classes; these are numbered anew, in the order given. All in order: the set itself."""
-    if data.task != "classification":
-        raise ConfigError(f"classes: {data.name} has none")
+    """The samples of some classes; labels, and the width of a model's output, stay what they are."""
     if kept == tuple(range(len(data.classes))):
         return data
-    number = np.full(len(data.classes), -1)
-    number[list(kept)] = np.arange(len(kept))
-    parts = [(x[number[y] >= 0], number[y][number[y] >= 0]) for x, y in ((data.x, data.y), (data.test_x, data.test_y))]
-    names = tuple(data.classes[label] for label in kept)
+    if data.task != "classification":
+        raise ConfigError(f"classes: {data.name} has none")
+    train, test = np.isin(data.y, kept), np.isin(data.test_y, kept)
     return replace(
-        data, name=f"{data.name} {spoken(kept)}", x=parts[0][0], y=parts[0][1], test_x=parts[1][0],
-        test_y=parts[1][1], classes=names,
+        data, name=f"{data.name} {spoken(kept)}", x=data.x[train], y=data.y[train],
+        test_x=data.test_x[test], test_y=data.test_y[test],
     )  # fmt: skip
 
 

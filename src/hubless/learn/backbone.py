@@ -27,10 +27,10 @@ from hubless.models.zoo import Architecture
 from hubless.parts import make
 
 Source = tuple[Dataset, Sequence[int]]  # a set, and the labels of it that are learned
-USUAL = "mnist/0-4+fashion-mnist"  # fifteen classes, of which MNIST's other five are none
 HEAD = "head."  # prefix of the parameters that are new for every task
 WARMING, LOWEST, FIRST = 0.3, 1e-4, 1 / 25  # of the one-cycle schedule, as in torch.optim.lr_scheduler.OneCycleLR
 BETAS, EPSILON, DECAY = (0.9, 0.999), 1e-8, 0.01  # of AdamW, as in torch.optim.AdamW
+TRACED = 100  # steps from which tracing them pays
 DIGESTED = 64  # samples of a set that go into its digest
 
 _made: dict[str, dict[str, Tensor]] = {}
@@ -112,12 +112,13 @@ class Backbone:
         draws = np.random.default_rng([0, 0xBAC7])
         w = model.start(0)
         m, v = torch.zeros_like(w), torch.zeros_like(w)
+        kind = "auto" if self.steps >= TRACED else "loop"
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that sums do not depend on the machine
         try:
             for t in range(self.steps):
                 batch = self._batch(rows, draws)
-                g = choose(model, 1, batch, plain=False).grad(w[None], {}, batch)[0][0]
+                g = choose(model, 1, batch, plain=False, kind=kind).grad(w[None], {}, batch)[0][0]
                 m = BETAS[0] * m + (1 - BETAS[0]) * g
                 v = BETAS[1] * v + (1 - BETAS[1]) * g * g
                 mean, spread = m / (1 - BETAS[0] ** (t + 1)), (v / (1 - BETAS[1] ** (t + 1))).sqrt()
