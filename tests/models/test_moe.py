@@ -47,8 +47,14 @@ def test_tokens_go_through_their_best_experts_alone(top):
     for p in mixture.parameters():
         nn.init.normal_(p)
     h = torch.randn(2, 3, 5)
-    for training in (True, False):
-        assert torch.allclose(mixture.train(training)(h)[0], by_token(mixture, h), atol=1e-5)
+    gradients = []
+    for training, sparse in ((True, False), (True, True), (False, False)):
+        mixture.sparse = sparse
+        out = mixture.train(training)(h)[0]
+        assert torch.allclose(out, by_token(mixture, h), atol=1e-5)
+        gradients.append(torch.autograd.grad(out.square().sum(), list(mixture.parameters())))
+    for dense, *others in zip(*gradients, strict=True):
+        assert all(torch.allclose(dense, other, atol=1e-4, rtol=1e-4) for other in others)
 
 
 def test_losses_of_the_router():
@@ -111,6 +117,17 @@ def test_it_maps_over_peers_and_traces():
     assert torch.allclose(g, h, atol=1e-6)
     assert torch.allclose(losses, wanted, atol=1e-6)
     assert torch.allclose(graph.forward(W, {}, x[0]), loop.forward(W, {}, x[0]), atol=1e-6)
+
+
+def test_a_sparse_one_is_computed_peer_by_peer():
+    sparse, dense = (Model(lambda one=one: make("model", one)((L,), V), task="language")
+                     for one in ("moe:8:2:2:4:6:2:sparse=true", "moe:8:2:2:4:6:2"))  # fmt: skip
+    x, y = text(2, 2)
+    W = torch.stack([sparse.start(peer) for peer in range(2)])
+    chosen = choose(sparse, 2, Batch(x, y), plain=False)
+    assert chosen.name == "loop"
+    wanted = choose(dense, 2, Batch(x, y), plain=False, kind="loop").grad(W, {}, Batch(x, y))[0]
+    assert torch.allclose(chosen.grad(W, {}, Batch(x, y))[0], wanted, atol=1e-6)
 
 
 def test_the_size_of_the_laptop_experiment():

@@ -1,8 +1,9 @@
 """A byte-level transformer whose blocks hold a mixture of experts: every token goes through a few of them.
 
 In training all experts run on all tokens, and those that a token did not choose count for nothing: three products a
-block, which map over peers and trace, where gathering the chosen tokens would not. Gradients pass through every expert
-to the layers below, trained or not. In evaluation an expert runs on the tokens that chose it.
+block, which map over peers and trace. In evaluation, and with ``sparse`` in training, too, an expert runs on the tokens
+that chose it, which is less work but goes one peer at a time. Gradients pass through every expert that was chosen to
+the layers below, whether it is trained or not.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ class Expert(nn.Module):
 class Mixture(nn.Module):
     """Routed experts: each token is the sum of its ``top`` experts, weighted by the router's softmax over all of them.
 
-    The weights of the chosen are scaled to sum to 1.
+    The weights of the chosen are scaled to sum to 1. With ``sparse`` experts never run on tokens that did not choose
+    them.
     """
 
-    def __init__(self, width: int, experts: int, hidden: int, top: int) -> None:
+    def __init__(self, width: int, experts: int, hidden: int, top: int, sparse: bool = False) -> None:
         super().__init__()
-        self.top = top
+        self.top, self.sparse = top, sparse
         self.router = nn.Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(Expert(width, hidden) for _ in range(experts))
 
@@ -54,7 +56,7 @@ class Mixture(nn.Module):
         taken = self.choices(scores)
         weight = probability * taken
         weight = weight / weight.sum(-1, keepdim=True)
-        mixed = self._everywhere(h, weight) if self.training else self._chosen(h, weight)
+        mixed = self._everywhere(h, weight) if self.training and not self.sparse else self._chosen(h, weight)
         load = taken.detach().mean((0, 1)) / self.top
         balance = len(self.experts) * (load * probability).sum(-1)
         return mixed, balance, torch.logsumexp(scores, dim=-1).square()
@@ -81,14 +83,14 @@ class Mixture(nn.Module):
 class Block(nn.Module):
     """Pre-norm causal self-attention and a mixture, written in operations that map over peers."""
 
-    def __init__(self, width: int, heads: int, experts: int, hidden: int, top: int) -> None:
+    def __init__(self, width: int, heads: int, mixture: Mixture) -> None:
         super().__init__()
         self.heads = heads
         self.before = nn.RMSNorm(width)
         self.mixer = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.after = nn.RMSNorm(width)
-        self.mixture = Mixture(width, experts, hidden, top)
+        self.mixture = mixture
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``[B, L, width]`` to the same shape, with the two losses of each token ``[B, L]``."""
@@ -128,12 +130,15 @@ class MixtureTransformer(nn.Module):
         top: int,
         balance: float,
         z: float,
+        sparse: bool,
     ) -> None:
         super().__init__()
         self.balance, self.z = balance, z
         self.token = nn.Embedding(vocabulary, width)
         self.place = nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads, experts, hidden, top) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, Mixture(width, experts, hidden, top, sparse)) for _ in range(layers)
+        )
         self.norm = nn.RMSNorm(width)
         self.loss = partial(auxiliary_loss, vocabulary)
         for module in self.modules():
@@ -168,6 +173,7 @@ def moe(
     top: int = 2,
     balance: float = 0.01,
     z: float = 0.001,
+    sparse: bool = False,
 ) -> Architecture:
     """A causal transformer over bytes with ``experts`` SwiGLU networks a block, ``top`` of them for each byte."""
     if min(width, layers, heads, experts, hidden) < 1 or width % heads:
@@ -175,5 +181,5 @@ def moe(
     if not 1 <= top <= experts:
         raise ConfigError(f"model: moe: top = {top}: must be between 1 and the {experts} experts")
     return lambda shape, outputs: MixtureTransformer(
-        shape[0], outputs, width, layers, heads, experts, hidden, top, balance, z
+        shape[0], outputs, width, layers, heads, experts, hidden, top, balance, z, sparse
     )

@@ -60,7 +60,7 @@ def spes(
     donors: Count = 4,
     data: Data = TEXT,
     partition: Partition = "contiguous",
-    model: Model = "moe",
+    model: Model = "moe:sparse=true",
     rounds: Count = 16,
     steps: Count = 20,
     batch: Count = 8,
@@ -86,7 +86,7 @@ def spes(
         blend_every: rounds between two such pulls
         donors: experts that an expert is pulled towards
         data: text in windows of bytes
-        model: a network with experts, moe:WIDTH:LAYERS:HEADS:EXPERTS:HIDDEN:TOP
+        model: a network with experts, moe:WIDTH:LAYERS:HEADS:EXPERTS:HIDDEN:TOP; sparse=true for large ones
         batch: windows in a local mini-batch
         lr: peak learning rate of AdamW
         warmup: steps of the run in which the rate climbs
@@ -128,8 +128,8 @@ def spes(
 presets = {
     "tiny": dict(data="text:window=12:modules=json", model="moe:8:2:2:4:6:2", rounds=3, steps=2, batch=2, warmup=1,
                  donors=2, peers=2, test=20),
-    "paper": dict(data="text:window=2048", model="moe:768:12:12:16:2048:2", rounds=500, steps=100, batch=256,
-                  lr=5e-4, warmup=2000, schedule="cosine", alpha=0.01, blend=0.2, blend_every=5),
+    "paper": dict(data="text:window=2048", model="moe:768:12:12:16:2048:2:sparse=true", rounds=500, steps=100,
+                  batch=256, lr=5e-4, warmup=2000, schedule="cosine", alpha=0.01, blend=0.2, blend_every=5),
 }  # fmt: skip
 
 ARMS: dict[str, dict[str, Any]] = {
