@@ -36,22 +36,6 @@ def test_peers_have_networks_of_their_own_widths():
     assert [ids.tolist() for _, ids in experiment.models] == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_the_last_peers_have_random_labels():
-    honest, noisy = (RECIPE.build({"noisy": noisy}, "tiny").shards for noisy in (0, 6))
-    mixed = RECIPE.build({}, "tiny").shards
-    for peer in range(6):
-        same = torch.equal(mixed.own(peer)[1], honest.own(peer)[1])
-        assert same == (peer < 4)
-        assert torch.equal(mixed.own(peer)[0], honest.own(peer)[0])
-    assert (noisy.classes > 0).float().mean() > (honest.classes > 0).float().mean()
-
-
-def test_held_out_labels_of_poor_peers_are_random_too():
-    plain, mixed = (RECIPE.build({"noisy": noisy, "held": 2}, "tiny").shards for noisy in (0, 2))
-    assert torch.equal(mixed.held(0)[1], plain.held(0)[1])
-    assert not torch.equal(mixed.held(5)[1], plain.held(5)[1])
-
-
 @pytest.mark.parametrize("role", ["star", "rotating"])
 def test_where_the_role_is_changes_bytes_only(role):
     records, _ = run(role=role)

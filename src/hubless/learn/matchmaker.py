@@ -34,6 +34,7 @@ TEACH = "teach"
 REWARD, TAUGHT = "lesson.reward", "lesson.round"  # entries of a student's state: what its last lesson was worth, when
 INFORMED = ("linucb", "hetero")  # ways to match that ask for profiles
 HEIRS = 2
+NEVER = torch.tensor(0)
 NOTE = Raw().length({"pair": torch.zeros(2, dtype=torch.int64)})
 
 
@@ -198,7 +199,7 @@ class Matchmaker(Overlay):
         """Learn from this round's rewards, and keep the new profiles; reports that cannot be used are counted."""
         gain, used = book["gain"].clone(), dict[str, Any](x=[], r=[])
         for i, j in book["pairs"]:
-            if self.match == "central" or int(reports[TAUGHT][j]) != t:
+            if self.match == "central" or int(reports.get(TAUGHT, {}).get(j, NEVER)) != t:
                 continue
             reward = float(reports[REWARD][j])
             if not np.isfinite(reward):
