@@ -122,7 +122,7 @@ def test_the_report_compares_methods_on_the_same_experts():
     figures = {r.data["name"]: r.data for r in records if r.kind == "figure"}
     assert set(figures) == {"arms", "coefficients", "search"}
     assert len(figures["arms"]["labels"]) == len(figures["arms"]["groups"]["accuracy"]) == 1 + 3 + 8
-    assert figures["coefficients"]["y"] == ["1", "3"]
+    assert figures["coefficients"]["y"] == ["layer 1", "layer 3"]
 
 
 def test_merging_helps():

@@ -206,8 +206,9 @@ TEXTS = dict(base_steps=300, base_lr=5e-3, batch=16)
 presets = {
     "tiny": dict(data="digits", samples=400, held=4, model="mlp:16", base_steps=10, steps=10, batch=10, generations=3,
                  compare=False, pairs=8, texts=8, fuse_steps=2, width=8, pivot="csv", sources="fnmatch"),
-    "composition": dict(path="composition", experts=2, **TEXTS),
+    "composition": dict(path="composition", experts=2, generations=10, base_steps=600, base_lr=2e-3),
     "fusion": dict(path="heterogeneous", **TEXTS),
+    "paper": dict(experts=9, samples=0, held=100, base_steps=2000, steps=3000),
     "unconstrained": dict(path="unconstrained", sources="email/logging", generations=20, **TEXTS),
 }  # fmt: skip
 
