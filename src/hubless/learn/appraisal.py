@@ -79,7 +79,8 @@ def draw_search(view: View, model: Model, found: Mapping[str, Any], who: Sequenc
         "type": "heatmap", "name": "coefficients", "title": "Coefficients that the search found",
         "reading": "How much of each expert's task vector went into each layer; a plain mean has the same everywhere.",
         "x": [f"expert {peer}" for peer in who],
-        "y": [f"layer {name}" for name in layers(model.names)], "values": found["coefficients"].tolist(), "unit": "coefficient",
+        "y": [f"layer {name}" for name in layers(model.names)],
+        "values": found["coefficients"].tolist(), "unit": "coefficient",
     })  # fmt: skip
     view.draw({
         "type": "lines", "name": "search", "title": "The search",
