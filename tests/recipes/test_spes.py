@@ -32,7 +32,7 @@ def test_a_tiny_run_is_the_same_twice(method):
     losses = metrics(first, "loss")
     assert losses[-1] < losses[0]
     drawn = [r.data["type"] for r in first if r.kind == "figure"]
-    assert drawn == ["bars", "heatmap", "heatmap", "bars"]
+    assert drawn == ["bars", "bars", "heatmap", "heatmap"]
 
 
 def test_all_nodes_have_one_model_bit_for_bit():

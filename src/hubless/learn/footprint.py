@@ -58,6 +58,12 @@ class Footprint(Hook):
             groups={"this node": [whole, own, found["optimiser_bytes"] / 1e6, message],
                     "a node that trains everything": [whole, whole, 2 * whole, whole]},
         ))  # fmt: skip
+        shares = loads(model, w, view.shards.test_x[: view.shards.few])
+        view.draw(dict(
+            type="bars", name="load", title="How test text is shared out among experts", labels=names,
+            ylabel="share of the choices", reading="Even shares are what the load-balance loss asks for.",
+            groups={f"block {number}": share for number, share in enumerate(shares.tolist())},
+        ))  # fmt: skip
         for number, (_, gate) in enumerate(experts.blocks):
             alike = [
                 [None if i == j else round(value, 3) for j, value in enumerate(row)]
@@ -68,12 +74,6 @@ class Footprint(Hook):
                 reading="The warm-up pulls an expert towards those most like it.", x=names, y=names,
                 unit="cosine of gate matrices", values=alike,
             ))  # fmt: skip
-        shares = loads(model, w, view.shards.test_x[: view.shards.few])
-        view.draw(dict(
-            type="bars", name="load", title="How test text is shared out among experts", labels=names,
-            ylabel="share of the choices", reading="Even shares are what the load-balance loss asks for.",
-            groups={f"block {number}": share for number, share in enumerate(shares.tolist())},
-        ))  # fmt: skip
 
 
 def loads(model: Model, w: Tensor, x: Tensor) -> Tensor:
