@@ -9,10 +9,8 @@ from hubless.learn.context import Batch, Context, Inbox
 from hubless.learn.fusion import Fusion, Toward, teacher_forced
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
-from hubless.learn.readers import dataset, reader
-from hubless.learn.unconstrained import BASE, EXPERTS, FUSE, ByPhase, Fusing
+from hubless.learn.readers import reader
 from hubless.models.vocabulary import PAD, Vocabulary
-from hubless.testing import check_overlay
 
 LENGTH = 8
 SAYINGS = ["abab abc", "cab bab ", "ab ab ab", "bacab ca"]
@@ -180,33 +178,3 @@ def test_networks_without_a_vocabulary_and_fusion_without_texts():
         FUSION.check(plain, None)
     with pytest.raises(ConfigError, match="fusion needs public texts"):
         Fusion(sources={1: PAIRED}).check(PIVOT, None)
-
-
-@pytest.mark.parametrize("more", [False, True])
-@pytest.mark.parametrize(("pivots", "sources"), [((0,), (1, 2, 3, 4, 5, 6)), ((0, 1, 2), (3, 4, 5, 6))])
-def test_the_overlay(pivots, sources, more):
-    check_overlay(Fusing(pivots, sources, more))
-
-
-def test_a_peer_is_a_pivot_or_a_source():
-    with pytest.raises(ConfigError, match="each must be a pivot"):
-        Fusing((0,), (1,)).check(3)
-    with pytest.raises(ConfigError, match="each must be a pivot"):
-        Fusing((0, 1, 2), ()).check(3)
-
-
-def test_each_exchange_has_its_own_merge():
-    from hubless.learn.oneshot import Assembled
-
-    weights = Assembled(validation=(TEXTS, TEXTS))
-    merge = ByPhase(parts={BASE: weights, FUSE: FUSION, EXPERTS: weights})
-    assert [merge.kind(phase) for phase in merge.phases] == ["model", "predictions", "model"]
-    assert merge.within == (BASE, EXPERTS)
-
-
-def test_texts_are_their_own_targets():
-    data = dataset([TEXTS[:3]], [TEXTS[3:]])
-    assert data.task == "language"
-    assert (data.x == data.y).all()
-    with pytest.raises(ConfigError, match="width = 6: must be a multiple"):
-        reader(Vocabulary(), 8, 6)
