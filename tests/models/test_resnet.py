@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from hubless.errors import ConfigError
+from hubless.learn import Model
+from hubless.learn.kernels.loop import Loop
 from hubless.models.resnet import ResidualBlock
 from hubless.parts import make
 
@@ -34,3 +36,10 @@ def test_impossible_networks_are_refused(text):
         make("model", text)
     with pytest.raises(ConfigError, match="takes images"):
         make("model", "resnet")((64,), 10)
+
+
+def test_narrow_strided_projections_are_not_trained_channels_last():
+    """Their channels-last gradient in torch 2.13 writes beyond its memory."""
+    for width, fits in ((4, False), (8, True)):
+        model = Model(lambda width=width: make("model", f"resnet:8:{width}")((1, 8, 8), 3))
+        assert Loop(model)._last(torch.rand(2, 1, 8, 8)) == fits
