@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hubless.errors import ConfigError, DataError
-from hubless.merging import Dare, Fisher, Mean, RegMean, Ties, merge
+from hubless.merging import Dare, DareTies, Fisher, Mean, RegMean, Slerp, TaskArithmetic, Ties, merge
 from hubless.merging.checkpoint import open_checkpoint
 from hubless.merging.files import prepare
 from hubless.merging.tensor_file import TYPES, Form, TensorFile, ordered, write_tensors
@@ -192,6 +192,22 @@ def test_values_that_are_not_finite_leave_nothing_behind(three, tmp_path, where,
     with pytest.raises(DataError, match=rf"{label} has 1 values that are not finite, of 1"):
         prepare(Ties(), three[1:], base=three[0]).write(tmp_path / "out.safetensors")
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("where", ["weight", "statistics", "base"])
+def test_no_rule_hides_a_value_that_is_not_finite(bad, where):
+    for rule in (Mean(), Slerp(), TaskArithmetic(), Ties(0.1), Dare(0.1), DareTies(0.1), Fisher(), RegMean()):
+        base, one, other = ({"weight": model(seed)["head.weight"]} for seed in range(3))
+        known = None
+        if rule.statistics:
+            known = [{"weight": torch.eye(6) if rule.statistics == "gram" else torch.ones(3, 6)} for _ in range(2)]
+        if (where == "statistics" and not known) or (where == "base" and not rule.needs_base):
+            continue
+        broken = {"weight": one["weight"], "base": base["weight"], "statistics": (known or [base])[0]["weight"]}[where]
+        broken[2, 3] = bad
+        with pytest.raises(DataError, match=r"weight has 1 values that are not finite"):
+            merge(rule, [one, other], base=base, weights=[0.3, 0.7], statistics=known)
 
 
 def test_a_merge_that_overflows_the_type_leaves_nothing_behind(three, tmp_path):

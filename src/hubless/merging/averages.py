@@ -46,9 +46,12 @@ class Slerp(Rule):
         """``(sin((1 - t) angle) x_0 + sin(t angle) x_1) / sin(angle)``."""
         answer, flat = empty(tensors)
         t = beside.shares[1]
-        norms = sum((values.double().square().sum(1) for _, values in blocks(tensors)), torch.zeros(2)).sqrt()
+        gram = torch.zeros(2, 2, dtype=torch.float64, device=answer.device)
+        for _, values in blocks(tensors):
+            gram += values @ values.T
+        norms = gram.diagonal().sqrt()
         norms = torch.where(norms > TINY, norms, 1)
-        cosine = sum((torch.prod(values.double() / norms[:, None], 0).sum() for _, values in blocks(tensors)), t * 0)
+        cosine = gram[0, 1] / norms.prod()
         if abs(cosine) > PARALLEL:
             shares = torch.stack([1 - t, t])
         else:

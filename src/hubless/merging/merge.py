@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -71,18 +72,18 @@ def tensors(
         if not any(value.is_floating_point() for value in values):
             yield name, _same(name, column)
             continue
-        origin = None if base is None or not rule.needs_base else base[name]
-        for label, value in (column if origin is None else column | {"base": origin}).items():
-            check_finite(f"{label}: {name}", value)
         known = {label: one[name] for label, one in (statistics or {}).items() if name in one}
         for label, value in known.items():
             check_finite(f"{label}: {name}", value)
-        yield (
-            name,
-            rule(
-                values, weights=weights, base=origin, statistics=list(known.values()) or None, draw=seeded(seed, name)
-            ),
+        origin = None if base is None or not rule.needs_base else base[name]
+        merged = rule(
+            values, weights=weights, base=origin, statistics=list(known.values()) or None, draw=seeded(seed, name)
         )
+        if not finite(merged):  # whatever is not finite in a model is not in the merge either; so whose is it?
+            for label, value in (column if origin is None else column | {"base": origin}).items():
+                check_finite(f"{label}: {name}", value)
+            check_finite(f"merged, {name}", merged)
+        yield name, merged
 
 
 def _same(name: str, column: Mapping[str, Tensor]) -> Tensor:
@@ -95,18 +96,29 @@ def _same(name: str, column: Mapping[str, Tensor]) -> Tensor:
     return value
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all values are finite."""
+    return all(math.isfinite(float(piece.sum())) or bool(piece.isfinite().all()) for piece in _pieces(tensor))
+
+
 def check_finite(what: str, tensor: Tensor) -> None:
     """Raise DataError when values are not finite."""
+    if not finite(tensor):
+        bad = sum(int((~piece.isfinite()).sum()) for piece in _pieces(tensor))
+        raise DataError(f"{what} has {bad:,} values that are not finite, of {tensor.numel():,}")
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """The values, some at a time, in a type whose sum seldom overflows."""
     flat = tensor.reshape(-1)
-    pieces = (flat[first : first + BLOCK] for first in range(0, flat.numel(), BLOCK))
-    bad = sum(int((~(piece.float() if piece.itemsize == 1 else piece).isfinite()).sum()) for piece in pieces)
-    if bad:
-        raise DataError(f"{what} has {bad:,} values that are not finite, of {flat.numel():,}")
+    for first in range(0, flat.numel(), BLOCK):
+        piece = flat[first : first + BLOCK]
+        yield piece.float() if piece.itemsize < 4 else piece
 
 
 def cast(name: str, tensor: Tensor, kind: torch.dtype) -> Tensor:
     """The merged tensor in that type. Raises DataError for values that it cannot hold."""
     written = tensor.to(kind)
-    if kind.is_floating_point:
+    if kind.is_floating_point and kind != tensor.dtype:
         check_finite(f"merged in {str(kind).removeprefix('torch.')}, {name}", written)
     return written

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -85,13 +86,13 @@ class Elected(TaskVectors):
 
     def joint(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """The mean or sum of the values that have the elected sign; of a sum of 0 that is plus, as in mergekit."""
-        elected = torch.where(vectors.sum(0) >= 0, 1, -1)
-        agree = (vectors.sign() == elected).to(vectors.dtype)
+        plus = vectors.sum(0) >= 0
+        agree = ((vectors > 0) == plus).logical_and_(vectors != 0).to(vectors.dtype)
         total = (vectors * agree).sum(0)
         if not self.normalize:
             return total
         share = (weights * agree).sum(0)
-        return total.div_(torch.where(share == 0, 1, share))
+        return total.div_(share.masked_fill_(share == 0, 1))
 
 
 @part("rule", "ties")
@@ -168,11 +169,11 @@ def largest(tensor: Tensor, base: Tensor, density: float) -> Tensor | None:
     if wanted >= count:
         return None
     sizes = _vector(tensor, base)
-    edge = sizes.kthvalue(count - wanted + 1).values
+    edge = float(np.partition(sizes.cpu().numpy(), count - wanted)[count - wanted])  # kthvalue keeps every index, too
     kept = sizes > edge
     equal = sizes == edge
-    lacking = wanted - int(kept.sum())
-    if int(equal.sum()) > lacking:
+    lacking = wanted - int(kept.count_nonzero())
+    if int(equal.count_nonzero()) > lacking:
         equal[equal.nonzero()[lacking:, 0]] = False
     return kept.logical_or_(equal)
 
