@@ -205,7 +205,7 @@ def test_heads_stay_at_home_and_prompts_differ():
     records = list(experiment.records())
     assert records[-2].metrics["prompt_distance"] > 0.01
     assert len(records[-2].peers["accuracy_own"]) == N
-    figure = next(record.data for record in records if record.kind == "figure")
+    figure = next(r.data for r in records if r.kind == "figure" and r.data["type"] == "heatmap")
     assert torch.tensor(figure["values"]).diagonal().tolist() == pytest.approx([1.0] * N)
     # 5 peers, 10 numbers down and up and a packer's few bytes; a head has 27 numbers
     assert records[1].metrics["bytes"] < 2 * N * (10 + 27) * 4

@@ -96,8 +96,10 @@ def test_it_goes_with_other_slots(how):
 
 
 def test_the_report_shows_how_alike_prompts_are():
-    (figure,) = [record.data for record in records(method="pfedpg") if record.kind == "figure"]
-    assert figure["type"] == "heatmap"
+    own, figure = [record.data for record in records(method="pfedpg") if record.kind == "figure"]
+    assert (own["type"], figure["type"]) == ("bars", "heatmap")
+    assert own["labels"][:2] == ["0 upright", "1 turned"]
+    assert set(own["groups"]) == {"as sent", "as tuned"}
     assert len(figure["values"]) == len(figure["x"]) == 5
     assert figure["x"][0] == "2 inverted"
 

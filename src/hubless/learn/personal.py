@@ -23,11 +23,13 @@ class OwnTask(Hook):
     partition: shows the test inputs to each peer as it does the training inputs
     merge:     where an aggregator keeps the model, what it would now answer counts as ``accuracy_own``, and the rows,
                tuned since the last answer, as ``accuracy_tuned``; else both are the rows
+    domains:   a word for each peer's domain, for the figure of the last round
     """
 
     partition: Partition
     merge: Beside | None = None
     samples: int = 200
+    domains: tuple[str, ...] = ()
 
     def round(self, view: View) -> Mapping[str, float]:
         """``accuracy_own``, that of the worst peer, and ``accuracy_tuned``; the first also for each peer."""
@@ -42,6 +44,12 @@ class OwnTask(Hook):
             own.append(tuned[-1] if told is None else accuracy(cohort.model, told, s, x, y))
         view.peers["accuracy_own"] = list(own)
         n = len(own)
+        if view.t == view.rounds:
+            labels = [f"{peer} {domain}".strip() for peer, domain in enumerate(self.domains or [""] * n)]
+            groups = {"as sent": own, "as tuned": tuned} if self.merge is not None else {"as tuned": tuned}
+            view.draw({"type": "bars", "name": "own", "title": "Accuracy of each peer on its own classes and domain",
+                       "labels": labels, "groups": groups, "ylabel": "test accuracy"})  # fmt: skip
+            view.say(f"on their own tasks: accuracy {sum(own) / n:.3f}, that of the worst peer {min(own):.3f}")
         return {"accuracy_own": sum(own) / n, "accuracy_own_worst": min(own), "accuracy_tuned": sum(tuned) / n}
 
     def task(self, view: View, peer: int) -> tuple[Tensor, Tensor]:
@@ -89,7 +97,8 @@ class Likeness(Hook):
     def _figure(self, cosines: Tensor) -> dict[str, Any]:
         order = sorted(range(len(self.domains)), key=lambda peer: (self.domains[peer], peer))
         labels = [f"{peer} {self.domains[peer]}".strip() for peer in order]
+        values = cosines[order][:, order].mul(100).round().div(100).tolist()
         return {
-            "type": "heatmap", "title": "How alike the prompts of peers are", "x": labels, "y": labels,
-            "unit": "cosine, less the mean prompt", "values": cosines[order][:, order].tolist(),
+            "type": "heatmap", "name": "likeness", "title": "How alike the prompts of peers are", "x": labels,
+            "y": labels, "unit": "cosine, less the mean prompt", "values": values,
         }  # fmt: skip

@@ -51,6 +51,7 @@ from hubless.parts import make
 from hubless.recipe import recipe
 
 TEST = 1000  # test images, of which each peer is tried on those of its own classes
+LONG = 1000  # steps of a run for which it is worth tracing one
 PROBE = 50  # of them, that every peer is tried on during the run, whatever its task
 
 
@@ -112,9 +113,10 @@ def pfedpg(
     gradient = Rates(make("mask", "prompt"), lr / head_lr, Familiar()) if method != "head-only" else Familiar()
     alone = method in ("local-prompts", "head-only")
     keeper = None if alone else _keeper(method, merge, prompts, generator_lr, generator_decay, arrival, turned)
-    hooks: tuple[Hook, ...] = (OwnTask(split, keeper, probe),)
+    names = tuple(split.name(peer) if isinstance(split, Domains) else "" for peer in range(peers))
+    hooks: tuple[Hook, ...] = (OwnTask(split, keeper, probe, names),)
     if keeper is not None:
-        hooks += (Likeness(keeper, tuple(split.name(peer) if domains else "" for peer in range(peers))),)
+        hooks += (Likeness(keeper, names),)
     return Learning(
         workload=Workload(
             data.test_subset(min(TEST, len(data.test_y)), 0), split, peers,
@@ -130,6 +132,7 @@ def pfedpg(
         privacy=privacy,
         hooks=hooks,
         faults=late,
+        kernel="auto" if rounds * steps > LONG else "loop",
         rounds=rounds,
     )  # fmt: skip
 
