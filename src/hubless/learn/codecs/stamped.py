@@ -29,12 +29,14 @@ class Stamped(Stage):
     """
 
     agreed: Mapping[str, Tensor]
-    _digests: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _digests: dict[tuple[Any, ...], tuple[list[Tensor], Tensor]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     sums: ClassVar[bool] = True
 
     def _digest(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
-        """Twelve bits a number; remembered for as long as the same tensors hold the same values."""
+        """Twelve bits a number; remembered, with the tensors, for as long as these hold the same values."""
         key = tuple((name, id(values[name]), values[name]._version) for name in names)
         if key not in self._digests:
             found = hashlib.blake2b(digest_size=2 * PARTS)
@@ -43,8 +45,8 @@ class Stamped(Stage):
                 found.update(f"{name} {tuple(value.shape)} ".encode())
                 found.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else str(value).encode())
             words = [int.from_bytes(found.digest()[2 * i : 2 * i + 2]) % (1 << BITS) for i in range(PARTS)]
-            self._digests[key] = torch.tensor(words, dtype=torch.int16)
-        return self._digests[key]
+            self._digests[key] = [values[name] for name in names], torch.tensor(words, dtype=torch.int16)
+        return self._digests[key][1]
 
     def _names(self, ctx: Context) -> list[str]:
         return [name for name in ctx.model.frozen if name in self.agreed]
