@@ -51,8 +51,8 @@ from hubless.parts import make
 from hubless.recipe import recipe
 
 TEST = 1000  # test images, of which each peer is tried on those of its own classes
-LONG = 1000  # steps of a run for which it is worth tracing one
 PROBE = 50  # of them, that every peer is tried on during the run, whatever its task
+LONG = 1000  # steps of a run for which it is worth tracing one
 
 
 @recipe(system=8)
