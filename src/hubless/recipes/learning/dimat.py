@@ -110,7 +110,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Fashion-MNIST": dict(data="fashion-mnist"),
     "Dirichlet 0.5": dict(partition="dirichlet:0.5"),
     "two shards a peer": dict(partition="shards:2"),
-}
+    "residual networks on digits": dict(model="resnet:8:16", data="digits", samples=1200, peers=3, pretrain=100,
+                                        rounds=1, lr=0.05),
+}  # fmt: skip
 PAIR = ("DIMAT", "plain average")
 MERGES = {"DIMAT": "matched", "weight matching": "matched:weight", "plain average": "mean"}
 
