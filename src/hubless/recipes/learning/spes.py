@@ -179,5 +179,5 @@ claims = [
     Claim("Training its own experts alone, a node does far better than without exchange and little worse than training "
           "everything; the warm-up does no harm.", _learning),
     Claim("A node trains, keeps optimiser state for and sends less than 40 % of the network.", _footprint,
-          paper="no full-parameter transmission, lower memory footprint (abstract)"),
+          paper="no full-parameter transmission (abstract)"),
 ]  # fmt: skip
