@@ -12,7 +12,10 @@ SMALL = {"mlp": "mlp:8", "mini-vit": "mini-vit:4:8:1:2", "byte-transformer": "by
 TEXT = {"byte-transformer", "moe"}
 
 
-@pytest.mark.parametrize("name", [name for name in parts("model") if name not in {"2nn", "mcmahan-cnn"}])
+LARGE, ELSEWHERE = {"2nn", "mcmahan-cnn"}, {"hf", "smollm2"}  # the latter need a folder: test_huggingface.py
+
+
+@pytest.mark.parametrize("name", sorted(set(parts("model")) - LARGE - ELSEWHERE))
 def test_architectures(name):
     shape = (6,) if name in TEXT else (1, 16, 16)
     check_model(SMALL.get(name, name), shape=shape)
