@@ -21,7 +21,6 @@ MAY_IMPORT = {
     "net": ("run",),
     "models": ("run", "data"),
     "merging": ("run",),
-    "merging": ("run",),
     **dict.fromkeys(DOMAINS, ("run", *FOUNDATIONS)),
     "recipes": ("run", *FOUNDATIONS, *DOMAINS),
     "report": ("run",),

@@ -5,8 +5,8 @@ import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
-from hubless.learn.alternating import Alternating
-from hubless.learn.barrier import PLACES, height
+from hubless.learn.matching.alternating import Alternating
+from hubless.learn.matching.barrier import PLACES, height
 from hubless.net.topologies import Ring
 from hubless.run.setting import Setting
 from hubless.testing import check_overlay

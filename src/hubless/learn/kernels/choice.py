@@ -2,8 +2,8 @@
 
 Perceptrons are computed by hand, other networks without convolutions by a traced graph, unless they are so large
 that a loop's overhead does not count (a small transformer gains 5 times, one of 110k parameters and 500 tokens a
-batch nothing) or not plain tensor operations (``traceable = False``). Convolutions are faster stacked while they are small and one peer after another when they are large;
-in between it is measured, once a machine.
+batch nothing), or no plain tensor operations (``traceable = False``). Convolutions are faster stacked while they are
+small and one peer after another when they are large; in between it is measured, once a machine.
 """
 
 from __future__ import annotations

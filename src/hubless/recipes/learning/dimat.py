@@ -22,10 +22,10 @@ from typing import Any, Literal
 from hubless.claims import Claim, Lab, Result, Row, at_least, at_most, reported
 from hubless.learn import SGD, Adam, Learning, Local, Workload
 from hubless.learn import Model as Network
-from hubless.learn.alternating import PRETRAIN, Alternating, Jumps
-from hubless.learn.barrier import Barrier
-from hubless.learn.matching import Matched
-from hubless.learn.symmetries import derive
+from hubless.learn.matching.alternating import PRETRAIN, Alternating, Jumps
+from hubless.learn.matching.barrier import Barrier
+from hubless.learn.matching.merge import Matched
+from hubless.learn.matching.symmetries import derive
 from hubless.options import (
     Attack,
     Codec,

@@ -3,7 +3,7 @@
 A unit of a hidden layer may change places with another if all that makes it and all that reads it follows: rows of one
 weight matrix, its bias, scales and statistics of a normalisation, columns of the next matrix. Units that a residual
 connection adds up must move together. A ``Spec`` names the permutations of a network and says, for each axis of each
-tensor, which of them it follows. ``hubless.learn.symmetries`` derives one from a module.
+tensor, which of them it follows. ``hubless.learn.matching.symmetries`` derives one from a module.
 
 By hand it is a table, with an entry for each axis of each tensor: ``None`` for what stays, a name for what follows
 that permutation, ``name*49`` where every unit stands for 49 neighbouring entries (the pixels of a channel, flattened),

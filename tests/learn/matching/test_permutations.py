@@ -9,9 +9,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from hubless.errors import ConfigError
 from hubless.learn import Model, keys
-from hubless.learn.permutations import Block, Piece, Spec, row_of, tensors_of
-from hubless.learn.symmetries import derive
-from hubless.learn.units import Units, fixed
+from hubless.learn.matching.permutations import Block, Piece, Spec, row_of, tensors_of
+from hubless.learn.matching.symmetries import derive
+from hubless.learn.matching.units import Units, fixed
 from hubless.parts import make
 
 IMAGES = (1, 8, 8)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from hubless.errors import ConfigError
-from hubless.learn.equivariance import Call
+from hubless.learn.matching.equivariance import Call
+from hubless.learn.matching.operations import FUNCTIONS, MODULES
+from hubless.learn.matching.permutations import FIXED, Axis, Piece, Spec, tensors_of
+from hubless.learn.matching.units import Axes, Row, Units, fixed, is_fixed
 from hubless.learn.model import Model
-from hubless.learn.operations import FUNCTIONS, MODULES
-from hubless.learn.permutations import FIXED, Axis, Piece, Spec, tensors_of
-from hubless.learn.units import Axes, Row, Units, fixed, is_fixed
 
 HELP = "give a spec by hand"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hubless.learn.equivariance import (
+from hubless.learn.matching.equivariance import (
     Rule,
     alike,
     channel_norm,
@@ -18,7 +18,7 @@ from hubless.learn.equivariance import (
     product,
     together,
 )
-from hubless.learn.rearranging import joined, reduction, reshaped, turned
+from hubless.learn.matching.rearranging import joined, reduction, reshaped, turned
 
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from hubless.errors import ConfigError
-from hubless.learn.alignment import Peer, assigned, by_weight, correlations, moved, refreshed
 from hubless.learn.context import State
+from hubless.learn.matching.alignment import Peer, assigned, by_weight, correlations, moved, refreshed
+from hubless.learn.matching.permutations import Spec
+from hubless.learn.matching.symmetries import derive
 from hubless.learn.model import Model
-from hubless.learn.permutations import Spec
 from hubless.learn.slots import Hook, View
-from hubless.learn.symmetries import derive
 
 PLACES = 11
 WAYS = ("as they are", "aligned by activations", "aligned by weights")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, fx, nn
 
 from hubless.errors import ConfigError
-from hubless.learn.units import Axes, Row, Units, fixed, is_fixed, length, stretched
+from hubless.learn.matching.units import Axes, Row, Units, fixed, is_fixed, length, stretched
 
 
 class Walk(Protocol):

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
-from hubless.learn.alignment import Peer, by_activation, by_weight, moved, readers, refreshed
 from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.matching.alignment import Peer, by_activation, by_weight, moved, readers, refreshed
+from hubless.learn.matching.permutations import Assignment, Spec
+from hubless.learn.matching.symmetries import derive
 from hubless.learn.merges.mean import WeightedMean
 from hubless.learn.model import Model
-from hubless.learn.permutations import Assignment, Spec
 from hubless.learn.plan import Book
 from hubless.learn.slots import Merge, Reduce
-from hubless.learn.symmetries import derive
 from hubless.parts import part
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class Matched(Merge):
     calibration: own samples at most on which activations are correlated, drawn anew for every merge
     refresh:     compute BatchNorm's statistics anew after the merge, with one pass over one's own data; networks whose
                  activations are matched get theirs on the calibration samples, too, as the official code does
-    spec:        the network's permutations, as a table or a JSON file (see ``hubless.learn.permutations``); None
-                 derives them
+    spec:        the network's permutations, as a table or a JSON file (see ``permutations.py``); None derives them
     """
 
     reduce: Reduce = field(default_factory=WeightedMean)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import State
+from hubless.learn.matching.permutations import Assignment, Block, Spec, row_of, tensors_of
 from hubless.learn.model import BUFFER, Model
-from hubless.learn.permutations import Assignment, Block, Spec, row_of, tensors_of
 
 CLAMP = 1e-7  # least product of two deviations: a unit that never changes is like no other, and not NaN
 CHUNK = 64  # samples that go through a network at a time

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from hubless.learn.equivariance import Call
-from hubless.learn.units import Axes, Row, fixed, is_fixed, length, stretched
+from hubless.learn.matching.equivariance import Call
+from hubless.learn.matching.units import Axes, Row, fixed, is_fixed, length, stretched
 
 
 def reduction(call: Call) -> Axes:

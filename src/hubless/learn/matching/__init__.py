@@ -1,0 +1,1 @@
+"""Networks whose units are put into each other's places before they are averaged."""
