@@ -10,10 +10,10 @@ from torch import nn
 from hubless import catalogue
 from hubless.errors import ConfigError, MessageError
 from hubless.learn import Median, Model, keys
-from hubless.learn.matching import merge as matching_module
 from hubless.learn.context import Batch, Context, Inbox
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
+from hubless.learn.matching import merge as matching_module
 from hubless.learn.matching.alignment import assigned, by_activation, by_weight, correlations, moved, refreshed
 from hubless.learn.matching.merge import Matched
 from hubless.learn.matching.symmetries import derive
