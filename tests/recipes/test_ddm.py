@@ -4,7 +4,7 @@ import torch
 from hubless import catalogue
 from hubless.data.partitions import KMeans
 from hubless.errors import ConfigError, PartitionError
-from hubless.learn import Alone, Learning
+from hubless.learn import Alone, Learning, generated
 from hubless.learn.collected import collected
 from hubless.learn.flow import AVERAGE, WEIGHT, average
 from hubless.recipes.learning.ddm import identity_error
@@ -102,6 +102,20 @@ def test_what_the_router_takes_is_told(tiny):
     assert metrics["router_work"] == pytest.approx(router * 2 / (expert * 4))
     assert metrics["router_samples"] == 300
     assert 0 <= metrics["router_accuracy"] <= 1
+
+
+def test_samples_do_not_depend_on_the_number_of_threads(monkeypatch):
+    seen = set()
+    follow = generated.follow
+    monkeypatch.setattr(generated, "follow", lambda *args: seen.add(torch.get_num_threads()) or follow(*args))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(**BARE)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
 
 
 def test_a_hostile_expert_is_heard():

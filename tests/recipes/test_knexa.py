@@ -5,7 +5,7 @@ import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
-from hubless.learn.matchmaking import Matchmaking
+from hubless.learn.teaching.matchmaking import Matchmaking
 
 RECIPE = catalogue.find("knexa").load()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hubless.data.partition import Partition, Rows
 from hubless.data.shifts import Shifted
@@ -39,14 +40,17 @@ class KMeans(Partition):
             raise ConfigError(f"kmeans: clusters inputs of real numbers, not what has the shape {y.shape} ({y.dtype})")
         if 0 < self.fine < peers:
             raise ConfigError(f"kmeans: fine = {self.fine}: must be 0, or at least the {peers} peers")
-        x = y.reshape(len(y), -1).astype(np.float64)
+        with threadpool_limits(1):  # the last bits of a product depend on the number of threads
+            owner = self._owners(y.reshape(len(y), -1).astype(np.float64), peers, rng)
+        return [np.flatnonzero(owner == peer) for peer in range(peers)]
+
+    def _owners(self, x: Points, peers: int, rng: np.random.Generator) -> Rows:
         owner = np.arange(len(x))
         if 0 < self.fine < len(x):
             owner = cluster(x, np.ones(len(x)), self.fine, rng)
         weight = np.bincount(owner).astype(np.float64)
         centres = _means(x, np.ones(len(x)), owner, len(weight))
-        owner = cluster(centres, weight, peers, rng)[owner]
-        return [np.flatnonzero(owner == peer) for peer in range(peers)]
+        return cluster(centres, weight, peers, rng)[owner]
 
 
 def cluster(x: Points, weight: Points, k: int, rng: np.random.Generator) -> Rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hubless.data.dataset import Dataset
 from hubless.errors import ConfigError
@@ -55,7 +56,8 @@ class PCA:
 
     def _components(self, x: NDArray[Any]) -> NDArray[np.float32]:
         turn = (self.axes.T * self.scale).astype(np.float32)
-        return np.concatenate([part @ turn for part in _chunks(x, self.mean)])
+        with threadpool_limits(1):
+            return np.concatenate([part @ turn for part in _chunks(x, self.mean)])
 
 
 def _chunks(x: NDArray[Any], mean: NDArray[np.float64]) -> Iterator[NDArray[np.float32]]:
@@ -68,7 +70,8 @@ def _chunks(x: NDArray[Any], mean: NDArray[np.float64]) -> Iterator[NDArray[np.f
 def _axes(data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and all axes; the largest entry of each is positive, so that no sign depends on the machine."""
     mean = data.x.reshape(len(data.x), -1).mean(0, dtype=np.float64)
-    spread = sum((part.T @ part).astype(np.float64) for part in _chunks(data.x, mean))
-    axes = np.linalg.eigh(spread)[1].T[::-1]
+    with threadpool_limits(1):  # the last bits of a product depend on the number of threads
+        spread = sum((part.T @ part).astype(np.float64) for part in _chunks(data.x, mean))
+        axes = np.linalg.eigh(spread)[1].T[::-1]
     largest = np.abs(axes).argmax(1)
     return mean, axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]

@@ -105,7 +105,7 @@ def untrained(config: Any, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.config.use_cache = False
     return model
 

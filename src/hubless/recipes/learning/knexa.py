@@ -34,14 +34,14 @@ from hubless.data.sets import tokens
 from hubless.errors import ConfigError
 from hubless.learn import SGD, Adam, Batch, Learning
 from hubless.learn import Model as Network
-from hubless.learn.lessons import Lessons
-from hubless.learn.matchmaker import Matchmaker
-from hubless.learn.matchmaking import Matchmaking
-from hubless.learn.mislabelled import Mislabelled
-from hubless.learn.profiles import Profiled
-from hubless.learn.teaching import Logits, Teaching
-from hubless.learn.texts import Text
-from hubless.learn.topics import Topics, gathered
+from hubless.learn.teaching.lessons import Lessons
+from hubless.learn.teaching.matchmaker import Matchmaker
+from hubless.learn.teaching.matchmaking import Matchmaking
+from hubless.learn.teaching.merge import Logits, Teaching
+from hubless.learn.teaching.mislabelled import Mislabelled
+from hubless.learn.teaching.profiles import Profiled
+from hubless.learn.teaching.texts import Text
+from hubless.learn.teaching.topics import Topics, gathered
 from hubless.models.huggingface import hf, tokenizer
 from hubless.models.zoo import mlp
 from hubless.options import Attack, Codec, Count, Data, NonNegative, Partition, Positive, Probability, Whole

@@ -11,7 +11,7 @@ from hubless.learn.context import Context
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model
-from hubless.learn.profiles import PROFILE, Profiled, contexts, divergence, width
+from hubless.learn.teaching.profiles import PROFILE, Profiled, contexts, divergence, width
 from hubless.testing import check_local
 
 P = np.array([[0.9, 0.1, 0.7, 0.3], [0.2, -0.1, 0.0, 1.0], [0.5, 0.0, 0.5, 0.5]])

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from hubless.errors import CheckpointError
 from hubless.learn import keys
-from hubless.learn.lessons import figures
-from hubless.learn.matchmaker import REWARD, TAUGHT, Matchmaker, Pairs, disjoint
 from hubless.learn.plan import Book, World
 from hubless.learn.population import leaves, tree
-from hubless.learn.profiles import PROFILE, Array
+from hubless.learn.teaching.lessons import figures
+from hubless.learn.teaching.matchmaker import REWARD, TAUGHT, Matchmaker, Pairs, disjoint
+from hubless.learn.teaching.profiles import PROFILE, Array
 from hubless.net.faults import Faults
 from hubless.run.record import Experiment, Record, Snapshot
 from hubless.run.setting import Setting

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hubless.learn.mislabelled import Mislabelled
+from hubless.learn.teaching.mislabelled import Mislabelled
 
 DATA = "synthetic:samples=400:classes=4"
 

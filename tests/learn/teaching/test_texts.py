@@ -8,8 +8,8 @@ from hubless.learn.context import Context, Inbox
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model
-from hubless.learn.teaching import Teaching
-from hubless.learn.texts import Text
+from hubless.learn.teaching.merge import Teaching
+from hubless.learn.teaching.texts import Text
 from hubless.models.zoo import ByteTransformer
 
 PROMPTS = ("def first(", "import csv", "class Reader:", "return x")

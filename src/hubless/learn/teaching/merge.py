@@ -17,11 +17,11 @@ from hubless.errors import ConfigError, MessageError
 from hubless.learn import keys
 from hubless.learn.context import Batch, Context, Inbox, Message, State
 from hubless.learn.local import SGD, Adam
-from hubless.learn.matchmaker import REWARD, TAUGHT, TEACH
 from hubless.learn.merges import WeightedMean
 from hubless.learn.plan import Book
-from hubless.learn.profiles import hits
 from hubless.learn.slots import Gradient, Merge, Reduce
+from hubless.learn.teaching.matchmaker import REWARD, TAUGHT, TEACH
+from hubless.learn.teaching.profiles import hits
 
 if TYPE_CHECKING:
     from hubless.learn.model import Model

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubless.learn.slots import Hook, View
-from hubless.learn.teaching import LAST, LESSONS
+from hubless.learn.teaching.merge import LAST, LESSONS
 
 
 @dataclass(frozen=True)

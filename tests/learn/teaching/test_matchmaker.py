@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubless.errors import ConfigError
-from hubless.learn.matchmaker import REWARD, TAUGHT, Matchmaker, disjoint
 from hubless.learn.plan import Exchange, World
-from hubless.learn.profiles import PROFILE
+from hubless.learn.teaching.matchmaker import REWARD, TAUGHT, Matchmaker, disjoint
+from hubless.learn.teaching.profiles import PROFILE
 from hubless.testing import check_overlay
 
 N = 6

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hubless.bandit import LinUCB
 from hubless.errors import ConfigError
 from hubless.learn import keys
-from hubless.learn.bandit import LinUCB
 from hubless.learn.codecs import Raw
 from hubless.learn.overlays import hash_order
 from hubless.learn.plan import Book, Chatter, Exchange, Overlay, Plan, Train, World
-from hubless.learn.profiles import METRICS, PROFILE, Array, Kind, contexts, divergence, width
+from hubless.learn.teaching.profiles import METRICS, PROFILE, Array, Kind, contexts, divergence, width
 
 Match = Literal["linucb", "random", "hetero", "oracle", "central", "none"]
 Pairs = list[tuple[int, int]]  # teacher, student

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hubless.errors import CheckpointError, ConfigError
-from hubless.learn.matchmaker import Matchmaker
-from hubless.learn.matchmaking import Matchmaking, utility
+from hubless.learn.teaching.matchmaker import Matchmaker
+from hubless.learn.teaching.matchmaking import Matchmaking, utility
 from hubless.run.setting import Setting
 
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubless.bandit import LinUCB
 from hubless.errors import ConfigError
-from hubless.learn.bandit import LinUCB
 from hubless.learn.codecs import Raw
 
 NUMBERS = st.floats(-10, 10, allow_nan=False, width=32)

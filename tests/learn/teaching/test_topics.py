@@ -4,7 +4,7 @@ import torch
 
 from hubless.data.dataset import Dataset
 from hubless.errors import ConfigError
-from hubless.learn.topics import Topics, gathered
+from hubless.learn.teaching.topics import Topics, gathered
 
 
 def topic(number, windows):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError, MessageError
 from hubless.learn.context import Context, Message, State
-from hubless.learn.teaching import Lesson
+from hubless.learn.teaching.merge import Lesson
 
 if TYPE_CHECKING:
     from hubless.learn.model import Model

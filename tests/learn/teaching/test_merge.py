@@ -10,11 +10,11 @@ from hubless.learn import SGD, Adam, Alone, Batch, Learning, Plain, Workload
 from hubless.learn.context import Context, Inbox
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
-from hubless.learn.lessons import Lessons, figures
-from hubless.learn.matchmaker import REWARD, TAUGHT, Matchmaker
 from hubless.learn.model import Model
-from hubless.learn.profiles import Profiled
-from hubless.learn.teaching import LAST, LESSONS, Logits, Teaching
+from hubless.learn.teaching.lessons import Lessons, figures
+from hubless.learn.teaching.matchmaker import REWARD, TAUGHT, Matchmaker
+from hubless.learn.teaching.merge import LAST, LESSONS, Logits, Teaching
+from hubless.learn.teaching.profiles import Profiled
 from hubless.run.setting import Setting
 from hubless.testing import check_merge
 
