@@ -8,13 +8,15 @@ or low-rank updates of its queries, keys and values. ``full`` tunes everything, 
 Each message carries a digest of its sender's frozen parameters, and peers with others refuse it.
 
 The paper's differential privacy is ``--privacy central:CLIP:NOISE --weigh one``: what the role adds up is clipped, and
-noised once. There, less is noised where less is tuned.
+noised once. There, less is noised where less is tuned. The noise of the claims, 0.3 of the clip, shows that, and is far
+too small to protect anybody: after 30 rounds, epsilon is 845.
 
 Of the paper abstract, introduction and figure 1 were read, not the tables. The backbone is no ViT-B pre-trained on
 ImageNet-21k but a small one of our own, which has seen MNIST's digits 0 to 4 and Fashion-MNIST; peers have the digits 5
 to 9. It transfers less, so that tuning a part is as good as or better than tuning all is claimed here with noise only.
 The head keeps an output for every label of the data set. Learning rates are tuned for each way of tuning (``RATES``),
-at Dirichlet 1.0; under stronger label skew those of biases and adapters are too large.
+at Dirichlet 1.0; the claim under stronger label skew takes a third of them. LoRA, which is not among the ways of which
+the claims take the best, does better than these, and stays two points behind full tuning.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -231,7 +233,8 @@ def _noised(lab: Lab) -> Iterable[Row]:
     runs = lab.runs(**{way: dict(noise, tune=way, lr=rates[way]) for way in WAYS})
     best = _best(runs, PEFT)
     yield at_least(f"clip 1, noise 0.3: best of {', '.join(PEFT)} ({best}) minus full tuning",
-                   _gain(runs, best, "full"), 8, unit="points")  # fmt: skip
+                   _gain(runs, best, "full"), 8, unit="points",
+                   paper="competitive or better under differential privacy (abstract)")  # fmt: skip
     for way, results in runs.items():
         yield reported(f"clip 1, noise 0.3: accuracy, {way}", _accuracy(results), unit="%")
     yield reported("epsilon of a peer at delta 1e-5", [run.final("epsilon") for run in runs[best]])
@@ -246,9 +249,7 @@ def _skewed(lab: Lab) -> Iterable[Row]:
 
 
 claims = [
-    Claim("A few percent of the bytes tune the backbone almost as well as all of them.", _cheap,
-          paper="competitive or better at a fraction of the communication (abstract)"),
-    Claim("Where updates are clipped and noised, tuning few parameters is better than tuning all.", _noised,
-          paper="competitive or better under differential privacy (abstract)"),
-    Claim("Under strong label skew the order is the same, further apart.", _skewed),
-]  # fmt: skip
+    Claim("A few percent of the bytes tune the backbone almost as well as all of them.", _cheap),
+    Claim("Where updates are clipped and noised, tuning few parameters is better than tuning all.", _noised),
+    Claim("Under strong label skew every way loses, parts of the network more than all of it.", _skewed),
+]
