@@ -4,9 +4,10 @@ import torch
 from hubless import catalogue
 from hubless.data.partitions import KMeans
 from hubless.errors import ConfigError, PartitionError
-from hubless.learn import Alone, Learning, generated
-from hubless.learn.collected import collected
-from hubless.learn.flow import AVERAGE, WEIGHT, average
+from hubless.learn import Alone, Learning
+from hubless.learn.flows import generated
+from hubless.learn.flows.collected import collected
+from hubless.learn.flows.flow import AVERAGE, WEIGHT, average
 from hubless.recipes.learning.ddm import identity_error
 
 RECIPE = catalogue.find("ddm").load()

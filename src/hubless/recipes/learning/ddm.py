@@ -27,12 +27,12 @@ from hubless.claims import Claim, Lab, Result, Row, at_least, at_most, reported
 from hubless.data.clusters import AtLeast
 from hubless.data.projection import PCA
 from hubless.learn import Learning, Workload
-from hubless.learn.collected import AloneThenCollected, Collection
-from hubless.learn.flow import FlowMatching, flow_data
-from hubless.learn.gaussians import ring
-from hubless.learn.generated import Generation
-from hubless.learn.pooled import Descent
-from hubless.learn.routed import WEIGH, RoutedFlow, Router, strategies
+from hubless.learn.flows.collected import AloneThenCollected, Collection
+from hubless.learn.flows.flow import FlowMatching, flow_data
+from hubless.learn.flows.gaussians import ring
+from hubless.learn.flows.generated import Generation
+from hubless.learn.flows.pooled import Descent
+from hubless.learn.flows.routed import WEIGH, RoutedFlow, Router, strategies
 from hubless.options import Attack, Codec, Count, Data, Fraction, Model, Partition, Positive, Whole
 from hubless.recipe import recipe
 

@@ -15,11 +15,22 @@ from torch import Tensor
 from hubless.data.dataset import Dataset
 from hubless.learn import keys
 from hubless.learn.context import Batch, Context, State
-from hubless.learn.flow import AVERAGE, TIME, WEIGHT, Averaged, Fading, FlowMatching, Network, Noised, average, drawn
+from hubless.learn.flows.flow import (
+    AVERAGE,
+    TIME,
+    WEIGHT,
+    Averaged,
+    Fading,
+    FlowMatching,
+    Network,
+    Noised,
+    average,
+    drawn,
+)
+from hubless.learn.flows.routed import Router
 from hubless.learn.learning import Learning
 from hubless.learn.model import Model
 from hubless.learn.overlays import Alone
-from hubless.learn.routed import Router
 from hubless.learn.slots import Gradient
 from hubless.learn.workload import Workload
 from hubless.models.zoo import Architecture

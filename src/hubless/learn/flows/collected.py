@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
-from hubless.learn.flow import average
+from hubless.learn.flows.flow import average
 from hubless.learn.merges import WeightedMean
 from hubless.learn.plan import Book, Exchange, Overlay, Plan, Train, World
 from hubless.learn.population import Population

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 import hubless.testing as testing
 from hubless.data.dataset import Dataset
 from hubless.errors import ConfigError
-from hubless.learn.collected import COLLECT, IDS, AloneThenCollected, Collection
 from hubless.learn.context import Inbox
-from hubless.learn.flow import FlowMatching, Network, flow_data, follow, placed_at
-from hubless.learn.gaussians import frechet, ring
+from hubless.learn.flows.collected import COLLECT, IDS, AloneThenCollected, Collection
+from hubless.learn.flows.flow import FlowMatching, Network, flow_data, follow, placed_at
+from hubless.learn.flows.gaussians import frechet, ring
+from hubless.learn.flows.pooled import Descent, monolith, student, train_router
+from hubless.learn.flows.routed import WEIGH, RoutedFlow, Router, strategies
 from hubless.learn.model import Model
 from hubless.learn.plan import Exchange, Train, World
-from hubless.learn.pooled import Descent, monolith, student, train_router
-from hubless.learn.routed import WEIGH, RoutedFlow, Router, strategies
 from hubless.models.zoo import mlp
 
 MIXTURE = ring(4, 0)

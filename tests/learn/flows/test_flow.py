@@ -7,7 +7,7 @@ from hubless.data.dataset import Dataset
 from hubless.errors import ConfigError
 from hubless.learn import SGD, Adam, Alone, Learning, Workload, keys
 from hubless.learn.context import Batch, Context
-from hubless.learn.flow import (
+from hubless.learn.flows.flow import (
     AVERAGE,
     TIME,
     WEIGHT,
@@ -24,7 +24,7 @@ from hubless.learn.flow import (
     placed,
     placed_at,
 )
-from hubless.learn.gaussians import Mixture
+from hubless.learn.flows.gaussians import Mixture
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model

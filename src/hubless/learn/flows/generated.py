@@ -16,11 +16,11 @@ from hubless.data.dataset import Dataset
 from hubless.data.projection import PCA
 from hubless.learn import keys
 from hubless.learn.codecs import Codec
-from hubless.learn.collected import collected
-from hubless.learn.flow import Network, Velocity, follow
-from hubless.learn.gaussians import frechet
-from hubless.learn.pooled import Descent, Routing, monolith, student, train_router
-from hubless.learn.routed import RoutedFlow, Router
+from hubless.learn.flows.collected import collected
+from hubless.learn.flows.flow import Network, Velocity, follow
+from hubless.learn.flows.gaussians import frechet
+from hubless.learn.flows.pooled import Descent, Routing, monolith, student, train_router
+from hubless.learn.flows.routed import RoutedFlow, Router
 from hubless.learn.slots import Hook, View
 from hubless.learn.training import Workers
 from hubless.models.zoo import Architecture

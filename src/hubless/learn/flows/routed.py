@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError, did_you_mean
 from hubless.learn import keys
-from hubless.learn.flow import Velocity
+from hubless.learn.flows.flow import Velocity
 
 Weigh = Callable[[Tensor, Tensor], Tensor]  # logits [M, K] and uniform draws [M] to weights [M, K]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hubless.errors import ConfigError
-from hubless.learn.flow import Velocity
+from hubless.learn.flows.flow import Velocity
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
