@@ -212,7 +212,7 @@ presets: dict[str, dict[str, Any]] = {
     "composition": dict(path="composition", experts=2, generations=10, base_steps=600, base_lr=2e-3),
     "fusion": dict(path="heterogeneous", **TEXTS),
     "paper": dict(experts=9, samples=0, held=100, base_steps=2000, steps=3000),
-    "unconstrained": dict(path="unconstrained", sources="email/logging", generations=20, **TEXTS),
+    "unconstrained": dict(path="unconstrained", sources="email/logging", generations=8, **TEXTS),
 }  # fmt: skip
 
 ARMS: dict[str, dict[str, object]] = {
