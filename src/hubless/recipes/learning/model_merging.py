@@ -16,8 +16,8 @@ values and the fusion follow the literature that it builds on (task arithmetic, 
 code). Here: a perceptron on images; ``composition``, a small transformer on strings; small transformers on the
 standard library's source, one of characters, one of characters and pairs of them.
 
-The perceptron starts Gaussian. From torch's start, several times smaller, so few steps make a weaker base, and a
-coefficient a layer gains less over the average; both are reported.
+The perceptron starts Gaussian. From torch's start, several times smaller, so few steps make weaker models, merged by
+whatever method; these figures are reported, too.
 """
 
 from collections.abc import Iterable, Sequence
