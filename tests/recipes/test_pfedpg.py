@@ -6,9 +6,9 @@ import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
-from hubless.learn.beside import Common
 from hubless.learn.merges import Median
-from hubless.learn.prompts import PromptGenerator
+from hubless.learn.tuning.beside import Common
+from hubless.learn.tuning.prompts import PromptGenerator
 
 RECIPE = catalogue.find("pfedpg").load()
 METHODS = ("pfedpg", "fedvpt", "fedvpt-global", "local-prompts", "head-only")

@@ -32,10 +32,10 @@ from hubless.errors import ConfigError
 from hubless.learn import SGD, Hook, Learning, Raw, Reduce, ServerOpt, Workload, aggregation
 from hubless.learn import Codec as Pipeline
 from hubless.learn import Merge as MergePart
-from hubless.learn.backbone import Backbone, sources
 from hubless.learn.codecs import join
 from hubless.learn.codecs.stamped import Stamped
 from hubless.learn.slots import View
+from hubless.learn.tuning.backbone import Backbone, sources
 from hubless.models.tuning import adapted, low_rank, prompted
 from hubless.models.zoo import Architecture
 from hubless.options import (

@@ -27,13 +27,13 @@ from hubless.claims import Claim, Lab, Result, Row, at_least, at_most, reported
 from hubless.data.shifts import Domains
 from hubless.errors import ConfigError
 from hubless.learn import SGD, Alone, Learning, Merge, Reduce, WeightedMean, Workload, aggregation
-from hubless.learn.backbone import Backbone, sources
-from hubless.learn.beside import Beside, Common
 from hubless.learn.outputs import Familiar
-from hubless.learn.personal import Likeness, OwnTask
-from hubless.learn.prompts import PromptGenerator
-from hubless.learn.rates import Rates
 from hubless.learn.slots import Hook
+from hubless.learn.tuning.backbone import Backbone, sources
+from hubless.learn.tuning.beside import Beside, Common
+from hubless.learn.tuning.personal import Likeness, OwnTask
+from hubless.learn.tuning.prompts import PromptGenerator
+from hubless.learn.tuning.rates import Rates
 from hubless.models.tuning import prompted
 from hubless.options import (
     Attack,

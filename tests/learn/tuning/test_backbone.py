@@ -4,8 +4,8 @@ import torch
 
 from hubless.errors import ConfigError
 from hubless.learn import Model
-from hubless.learn import backbone as home
-from hubless.learn.backbone import Backbone, sources
+from hubless.learn.tuning import backbone as home
+from hubless.learn.tuning.backbone import Backbone, sources
 from hubless.models.tuning import adapted, prompted
 from hubless.models.vit import mini_vit
 from hubless.models.zoo import mlp

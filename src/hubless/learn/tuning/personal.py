@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hubless.data.partition import Partition
-from hubless.learn.beside import Beside
 from hubless.learn.probes import accuracy
 from hubless.learn.slots import Hook, View
+from hubless.learn.tuning.beside import Beside
 
 
 @dataclass(frozen=True)

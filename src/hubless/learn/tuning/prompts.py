@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from hubless.errors import ConfigError
-from hubless.learn.beside import Beside
 from hubless.learn.context import Context, Inbox, Message, State
 from hubless.learn.masks import chosen, head, prompt
 from hubless.learn.plan import Book
+from hubless.learn.tuning.beside import Beside
 
 if TYPE_CHECKING:
     from hubless.learn.model import Model

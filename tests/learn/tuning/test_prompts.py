@@ -14,13 +14,13 @@ import hubless.testing as testing
 from hubless.data.partition import IID
 from hubless.errors import ConfigError, MessageError
 from hubless.learn import SGD, Alone, Inbox, Model, Rotating, Star
-from hubless.learn.beside import KEPT, Common
 from hubless.learn.context import Context
 from hubless.learn.merges import Median
 from hubless.learn.outputs import Familiar
-from hubless.learn.personal import Likeness, OwnTask
-from hubless.learn.prompts import BANK, PromptGenerator, written
-from hubless.learn.rates import Rates
+from hubless.learn.tuning.beside import KEPT, Common
+from hubless.learn.tuning.personal import Likeness, OwnTask
+from hubless.learn.tuning.prompts import BANK, PromptGenerator, written
+from hubless.learn.tuning.rates import Rates
 from hubless.parts import make
 
 TOKENS, WIDTH, N = 2, 5, 5
