@@ -14,37 +14,9 @@ from hubless.run.setting import Setting
 transformers = pytest.importorskip("transformers", reason="the extra llm is not installed")
 peft = pytest.importorskip("peft", reason="the extra llm is not installed")
 
-from hubless.models.huggingface import adapted, base, untrained  # noqa: E402
+from hubless.models.huggingface import adapted, base  # noqa: E402
 
-VOCABULARY, LENGTH = 300, 8
-
-
-@pytest.fixture(scope="module")
-def llama():
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    return untrained(config)
-
-
-@pytest.fixture(scope="module")
-def folder(llama, tmp_path_factory):
-    """The model and a byte-level tokenizer, as transformers stores them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    where = tmp_path_factory.mktemp("llama")
-    llama.save_pretrained(where)
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(
-        ["def f(x): return x"] * 3,
-        trainers.BpeTrainer(vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
-    )
-    made.save(str(where / "tokenizer.json"))
-    return where
+LENGTH = 8
 
 
 @pytest.fixture(scope="module")
@@ -181,22 +153,22 @@ def test_a_classifier_ignores_padding_and_trains_its_head(llama):
     assert head.size < model.size
 
 
-def test_by_name_from_a_folder(folder):
-    data = make("data", f"tokens:{folder}:16:csv")
+def test_by_name_from_a_folder(llama_folder):
+    data = make("data", f"tokens:{llama_folder}:16:csv")
     assert data.x.shape[1] == 16
     assert data.x.max() < 270
-    model = Workload(data, "iid", 2, f"hf:{folder}:2").network()
+    model = Workload(data, "iid", 2, f"hf:{llama_folder}:2").network()
     assert model.task == "language"
     assert all("lora" in name for name in model.names)
-    run = learn(f"hf:{folder}:2", data, rounds=1)
+    run = learn(f"hf:{llama_folder}:2", data, rounds=1)
     assert list(run.records())[-1].metrics["loss"] > 0
 
 
-def test_tokens_are_the_text_again(folder):
+def test_tokens_are_the_text_again(llama_folder):
     from tokenizers import Tokenizer
 
-    data = make("data", f"tokens:{folder}:16:csv")
-    decode = Tokenizer.from_file(str(folder / "tokenizer.json")).decode
+    data = make("data", f"tokens:{llama_folder}:16:csv")
+    decode = Tokenizer.from_file(str(llama_folder / "tokenizer.json")).decode
     assert decode([*data.x[0], data.y[0][-1]])[:10] in _source("csv")
     assert (data.x[0][1:] == data.y[0][:-1]).all()
     assert data.y[0][-1] == data.x[1][0]
@@ -229,12 +201,12 @@ def test_a_folder_without_weights_or_tokenizer_says_so(tmp_path, text):
         make("data", f"tokens:{tmp_path}")
 
 
-def test_a_vocabulary_that_is_too_small(folder, text):
+def test_a_vocabulary_that_is_too_small(llama_folder, text):
     wide = Dataset("wide", text.x + 393, text.y, text.test_x, text.test_y, (), "language")
     with pytest.raises(ConfigError, match="has 300 outputs, the data needs 401"):
-        Workload(wide, "iid", 2, f"hf:{folder}").network()
+        Workload(wide, "iid", 2, f"hf:{llama_folder}").network()
 
 
-def test_a_base_is_loaded_once(folder):
-    assert base(str(folder)) is base(str(folder))
-    assert isinstance(base(str(folder)), nn.Module)
+def test_a_base_is_loaded_once(llama_folder):
+    assert base(str(llama_folder)) is base(str(llama_folder))
+    assert isinstance(base(str(llama_folder)), nn.Module)

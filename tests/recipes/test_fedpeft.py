@@ -208,3 +208,17 @@ def test_the_report_says_what_each_way_sends():
 def test_bad_options(options, words):
     with pytest.raises(ConfigError, match=words):
         RECIPE.build(options, "tiny")
+
+
+def test_a_language_model_is_tuned_by_its_own_lora(llama_folder):
+    given = dict(data=f"tokens:{llama_folder}:8:csv", model=f"hf:{llama_folder}:2", samples=24)
+    experiment = RECIPE.build(given, "llm")
+    model = experiment.models[0][0]
+    assert all("lora" in name for name in model.names)
+    records = list(experiment.records())
+    end = records[-1].metrics
+    assert end["bytes"] < end["messages"] * (4 * model.size + 400)
+    assert end["bytes"] > end["messages"] * (4 * model.size + 8)
+    assert next(r.data["rows"] for r in records if r.data.get("name") == "said")[0][:2] == ["lora", model.size]
+    with pytest.raises(ConfigError, match=r"fedpeft\.tune = 'bias': a language model of a folder is tuned by lora"):
+        RECIPE.build({**given, "tune": "bias"}, "llm")

@@ -86,40 +86,13 @@ def test_bad_options(options, words):
         RECIPE.build(options, "tiny")
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    """A tiny Llama with random weights and a byte-level tokenizer, as transformers stores them."""
-    transformers = pytest.importorskip("transformers", reason="the extra llm is not installed")
-    pytest.importorskip("peft", reason="the extra llm is not installed")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    where = tmp_path_factory.mktemp("llama")
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=280, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-            )
-        ).save_pretrained(where)  # fmt: skip
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        ["def f(x): return x"] * 3, trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
-    )
-    made.save(str(where / "tokenizer.json"))
-    return where
-
-
 LLM = dict(window=24, length=4, rank=2, steps=2, lesson_steps=2, samples=16, transfer=6, asked=2, probe=2, lr=0.01)
 
 
-def test_language_models_teach_each_other_by_text(llama):
+def test_language_models_teach_each_other_by_text(llama_folder):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        records, experiment = run("llm", llm=str(llama), **LLM)
+        records, experiment = run("llm", llm=str(llama_folder), **LLM)
     said = [record.data["text"] for record in records if record.kind == "event"]
     assert len(said) == 4
     assert all("teaches peer" in text for text in said)
@@ -130,6 +103,6 @@ def test_language_models_teach_each_other_by_text(llama):
     assert rounds(records)[-1]["loss"] < rounds(records)[0]["loss"] + 0.1
 
 
-def test_public_text_must_suffice(llama):
+def test_public_text_must_suffice(llama_folder):
     with pytest.raises(ConfigError, match=r"knexa\.transfer = 99999: with the probe more than"):
-        RECIPE.build({**LLM, "llm": str(llama), "transfer": 99999}, "llm")
+        RECIPE.build({**LLM, "llm": str(llama_folder), "transfer": 99999}, "llm")
