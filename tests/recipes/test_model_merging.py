@@ -5,7 +5,7 @@ import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
-from hubless.learn.oneshot import BASE, EXPERTS, ORIGIN
+from hubless.learn.fusion.oneshot import BASE, EXPERTS, ORIGIN
 from hubless.merging.search import layers
 from hubless.recipes.learning.model_merging import Specialists
 

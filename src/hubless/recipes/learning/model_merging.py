@@ -32,11 +32,11 @@ from hubless.data.arithmetic import ANSWER, LENGTH, Kind, strings
 from hubless.data.partition import Partition, Rows
 from hubless.errors import ConfigError
 from hubless.learn import SGD, Adam, Learning, Workload
-from hubless.learn.appraisal import Answers, Appraisal, Bits
-from hubless.learn.fusion import Fusion
-from hubless.learn.oneshot import BASE, EXPERTS, PUBLISH, Assembled, OneShot
-from hubless.learn.readers import Chapters, Domain, dataset, reader
-from hubless.learn.unconstrained import FUSE, MORE, ByPhase, Fusing
+from hubless.learn.fusion.appraisal import Answers, Appraisal, Bits
+from hubless.learn.fusion.oneshot import BASE, EXPERTS, PUBLISH, Assembled, OneShot
+from hubless.learn.fusion.predictions import Fusion
+from hubless.learn.fusion.readers import Chapters, Domain, dataset, reader
+from hubless.learn.fusion.unconstrained import FUSE, MORE, ByPhase, Fusing
 from hubless.merging import Dare, Fisher, Mean, RegMean, Slerp, TaskArithmetic, Ties
 from hubless.merging.method import Method
 from hubless.models.starts import gaussian

@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from hubless.errors import ConfigError, MessageError
 from hubless.learn.context import Batch, Context, Inbox, Message, State
+from hubless.learn.fusion.tokens import co_aligned, same_start, token_map
 from hubless.learn.local import SGD, Adam
 from hubless.learn.merges.mean import WeightedMean
 from hubless.learn.plan import Book
 from hubless.learn.slots import Gradient, Merge, Reduce
-from hubless.learn.tokens import co_aligned, same_start, token_map
 from hubless.models.vocabulary import Reader, Vocabulary
 
 if TYPE_CHECKING:

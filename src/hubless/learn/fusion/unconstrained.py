@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.fusion.oneshot import BASE, EXPERTS, PUBLISH, exchange
 from hubless.learn.merges.mean import WeightedMean
-from hubless.learn.oneshot import BASE, EXPERTS, PUBLISH, exchange
 from hubless.learn.plan import Book, Exchange, Overlay, Plan, Train, World
 from hubless.learn.slots import Merge, Reduce
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hubless.learn.context import Batch, State
+from hubless.learn.fusion.oneshot import BASE, EXPERTS, Assembled, judged, known_to
 from hubless.learn.model import Model
-from hubless.learn.oneshot import BASE, EXPERTS, Assembled, judged, known_to
 from hubless.learn.slots import Hook, View
 from hubless.merging.method import Method
 from hubless.merging.search import layers

@@ -4,9 +4,9 @@ import torch
 from hubless.errors import ConfigError, HublessError, MessageError
 from hubless.learn import Model
 from hubless.learn.context import Batch, Context, Inbox
+from hubless.learn.fusion.oneshot import BASE, EXPERTS, ORIGIN, Assembled, OneShot, digest, judged
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
-from hubless.learn.oneshot import BASE, EXPERTS, ORIGIN, Assembled, OneShot, digest, judged
 from hubless.merging import Fisher, Mean
 from hubless.merging.method import Method
 from hubless.merging.search import cma_es, task_vectors

@@ -6,10 +6,10 @@ import torch
 from hubless.errors import ConfigError, MessageError
 from hubless.learn import SGD, Adam, Model
 from hubless.learn.context import Batch, Context, Inbox
-from hubless.learn.fusion import Fusion, Toward, teacher_forced
+from hubless.learn.fusion.predictions import Fusion, Toward, teacher_forced
+from hubless.learn.fusion.readers import reader
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
-from hubless.learn.readers import reader
 from hubless.models.vocabulary import PAD, Vocabulary
 
 LENGTH = 8

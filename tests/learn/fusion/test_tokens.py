@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubless.errors import ConfigError
-from hubless.learn.tokens import align, co_aligned, edit_distance, same_start, token_map
+from hubless.learn.fusion.tokens import align, co_aligned, edit_distance, same_start, token_map
 from hubless.models.vocabulary import PAD, Vocabulary
 
 LETTERS = st.text(alphabet="ab c", min_size=1, max_size=14)

@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from hubless.errors import ConfigError, HublessError, MessageError, NonFiniteError
 from hubless.learn import keys
 from hubless.learn.context import Batch, Context, Inbox, Message, State
-from hubless.learn.known import gram_matrices, information
+from hubless.learn.fusion.known import gram_matrices, information
 from hubless.learn.merges.mean import WeightedMean
 from hubless.learn.model import BUFFER, Model
 from hubless.learn.plan import Book, Exchange, Overlay, Plan, Train, World

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hubless.errors import ConfigError
-from hubless.learn.readers import Chapters, Domain, dataset, reader
+from hubless.learn.fusion.readers import Chapters, Domain, dataset, reader
 from hubless.models.vocabulary import Vocabulary
 
 

@@ -2,7 +2,7 @@ import torch
 
 from hubless.learn import Model
 from hubless.learn.context import Batch
-from hubless.learn.known import gram_matrices, information
+from hubless.learn.fusion.known import gram_matrices, information
 
 
 def test_information_and_gram_matrices():

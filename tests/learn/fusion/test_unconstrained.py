@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from hubless.errors import ConfigError
-from hubless.learn.fusion import Fusion
-from hubless.learn.oneshot import Assembled
-from hubless.learn.unconstrained import BASE, EXPERTS, FUSE, ByPhase, Fusing
+from hubless.learn.fusion.oneshot import Assembled
+from hubless.learn.fusion.predictions import Fusion
+from hubless.learn.fusion.unconstrained import BASE, EXPERTS, FUSE, ByPhase, Fusing
 from hubless.testing import check_overlay
 
 TEXTS = torch.full((2, 8), ord("a"))

@@ -1,0 +1,1 @@
+"""Experts made one: of one base by their weights, of other vocabularies by their predictions."""
