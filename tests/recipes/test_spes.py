@@ -5,7 +5,7 @@ import torch
 
 from hubless import catalogue
 from hubless.errors import ConfigError
-from hubless.learn.experts import Experts
+from hubless.learn.experts.owned import Experts
 from hubless.learn.slots import Attack
 
 RECIPE = catalogue.find("spes").load()

@@ -28,9 +28,9 @@ from hubless.claims import Claim, Lab, Result, Row, at_most, reported
 from hubless.errors import ConfigError
 from hubless.learn import Alone, Gossip, Learning, Overlay, Workload, aggregation
 from hubless.learn import Model as Network
-from hubless.learn.blending import ExpertExchange
-from hubless.learn.experts import ExpertAdam, Experts, expert_groups
-from hubless.learn.footprint import Footprint
+from hubless.learn.experts.blending import ExpertExchange
+from hubless.learn.experts.footprint import Footprint
+from hubless.learn.experts.owned import ExpertAdam, Experts, expert_groups
 from hubless.options import (
     Attack,
     Codec,

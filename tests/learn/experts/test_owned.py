@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubless.errors import ConfigError, MessageError, OwnershipError
-from hubless.learn.blending import ExpertExchange, blend, likeness
 from hubless.learn.context import Batch, Context, Inbox
-from hubless.learn.experts import ExpertAdam, Experts, expert_groups
-from hubless.learn.footprint import loads
+from hubless.learn.experts.blending import ExpertExchange, blend, likeness
+from hubless.learn.experts.footprint import loads
+from hubless.learn.experts.owned import ExpertAdam, Experts, expert_groups
 from hubless.learn.kernels.loop import Loop
 from hubless.learn.kernels.slope import Session
 from hubless.learn.model import Model

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubless.learn.blending import likeness
-from hubless.learn.experts import Experts
+from hubless.learn.experts.blending import likeness
+from hubless.learn.experts.owned import Experts
 from hubless.learn.model import Model
 from hubless.learn.slots import Hook, View
 from hubless.models.moe import Mixture

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from hubless.errors import ConfigError, OwnershipError
 from hubless.learn.context import Context, Inbox, Message, State
-from hubless.learn.experts import EXPERT, Experts
+from hubless.learn.experts.owned import EXPERT, Experts
 from hubless.learn.merges import WeightedMean
 from hubless.learn.plan import DOWN, Book
 from hubless.learn.slots import Merge, Reduce
