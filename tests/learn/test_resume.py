@@ -160,8 +160,13 @@ def test_a_checkpoint_of_another_shape_is_refused():
     run = build()
     list(run.records())
     other = build(workload=workload(7))
-    with pytest.raises(CheckpointError, match=r"checkpoint: rows is \(5, 75\), this run has \(7, 75\)"):
+    with pytest.raises(CheckpointError, match=r"checkpoint: cohort\.0/rows is \(5, 75\), this run has \(7, 75\)"):
         next(other.records(run.snapshot()))
+    kept = run.snapshot()
+    kept.tensors["cohort.0/state/momentum"] = kept.tensors.pop("cohort.0/rows")
+    said = r"checkpoint: cohort\.0/rows is missing; cohort\.0/state/momentum is unexpected"
+    with pytest.raises(CheckpointError, match=said):
+        next(build().records(kept))
     with pytest.raises(CheckpointError, match="the run has not begun"):
         build().snapshot()
 

@@ -14,6 +14,8 @@ from hubless.learn.context import State
 from hubless.learn.model import Model
 from hubless.learn.plan import Book
 
+NAMED = 3  # tensors that an error names before it counts the rest
+
 
 class Cohort:
     """Peers that share a shape of model.
@@ -143,15 +145,26 @@ class Population:
         return found
 
     def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-        """The inverse of ``tensors`` and ``scalars``. Raises CheckpointError when shapes differ."""
+        """The inverse of ``tensors`` and ``scalars``.
+
+        Raises CheckpointError naming the tensors of the cohorts that are missing, unexpected or of another shape.
+        """
+        wanted: dict[str, Tensor] = {}
         for number, cohort in enumerate(self.cohorts):
-            wanted = {"rows": cohort.rows, **{f"state/{name}": value for name, value in cohort.state.items()}}
-            for name, value in wanted.items():
-                found = tensors.get(f"cohort.{number}/{name}")
-                if found is None or found.shape != value.shape:
-                    shape = None if found is None else tuple(found.shape)
-                    raise CheckpointError(f"checkpoint: {name} is {shape}, this run has {tuple(value.shape)}")
-                value.copy_(found)
+            wanted[f"cohort.{number}/rows"] = cohort.rows
+            wanted |= {f"cohort.{number}/state/{name}": value for name, value in cohort.state.items()}
+        found = {name: value for name, value in tensors.items() if name.startswith("cohort.")}
+        wrong = [f"{name} is missing" for name in wanted if name not in found]
+        wrong += [f"{name} is unexpected" for name in found if name not in wanted]
+        wrong += [
+            f"{name} is {tuple(found[name].shape)}, this run has {tuple(value.shape)}"
+            for name, value in wanted.items() if name in found and found[name].shape != value.shape
+        ]  # fmt: skip
+        if wrong:
+            more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            raise CheckpointError(f"checkpoint: {'; '.join(wrong[:NAMED])}{more}")
+        for name, value in wanted.items():
+            value.copy_(found[name])
         self.excluded = set(scalars["excluded"])
         self.books = tree("book", tensors, scalars["book"])
         self.attack_books = tree("attack", tensors, scalars["attack"])
