@@ -161,3 +161,55 @@ class Adam(_Steps):
         """Drop the moments that are not kept."""
         s = self.gradient.end(w, s, ctx)
         return w, s if self.keep else {name: v for name, v in s.items() if not name.startswith("adam.")}
+
+
+@dataclass(frozen=True)
+class Around(Local):
+    """Another local objective, to which a subclass adds something before, in or after its steps."""
+
+    inner: Local
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """The inner one's."""
+        return self.inner.batch
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The inner one's."""
+        return self.inner.steps
+
+    @property
+    def epochs(self) -> int | None:  # type: ignore[override]
+        """The inner one's."""
+        return self.inner.epochs
+
+    @property
+    def vectorised(self) -> bool:
+        """As the inner one."""
+        return self.inner.vectorised
+
+    @property
+    def gradient(self) -> object:
+        """The inner one's, if it has one; what it reads must be made by some part."""
+        return getattr(self.inner, "gradient", None)
+
+    def rate(self, t: int) -> float:
+        """The inner one's."""
+        return self.inner.rate(t)
+
+    def init(self, model: Model) -> State:
+        """The inner one's."""
+        return self.inner.init(model)
+
+    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
+        """The inner one's."""
+        return self.inner.begin(w, s, ctx)
+
+    def step(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
+        """The inner one's."""
+        return self.inner.step(w, s, batch, ctx)
+
+    def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
+        """The inner one's."""
+        return self.inner.end(w, s, ctx)

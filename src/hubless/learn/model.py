@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from hubless.errors import ConfigError
 from hubless.learn import keys
+from hubless.learn.gate import GATE
 from hubless.learn.masks import Mask, chosen
 
 Task = Literal["classification", "regression", "language"]
@@ -261,7 +262,8 @@ class Model:
         """Output of one peer's network on ``x [B, ...]``; buffers are taken from ``s`` and not changed."""
         module = self.module.train(train)
         buffers = {n.removeprefix(BUFFER): v for n, v in (s or self.buffers).items() if n.startswith(BUFFER)}
-        out: Tensor = functional_call(module, {**self.unflatten(w), **self.frozen, **buffers}, (x,))
+        with GATE.running():
+            out: Tensor = functional_call(module, {**self.unflatten(w), **self.frozen, **buffers}, (x,))
         return out
 
     def outputs(self, x: Tensor) -> int:

@@ -18,9 +18,9 @@ from hubless.data.dataset import Dataset
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import Batch, Context, State
-from hubless.learn.local import Adam
+from hubless.learn.local import Adam, Around
 from hubless.learn.model import Model
-from hubless.learn.slots import Gradient, Local
+from hubless.learn.slots import Gradient
 
 WAVES = 6
 TIME = 1 + 2 * WAVES  # numbers by which a network knows the time
@@ -98,7 +98,7 @@ class Fading(Adam):
 
 
 @dataclass(frozen=True)
-class Averaged(Local):
+class Averaged(Around):
     """Another local objective, and beside its parameters an exponential average of them over all steps.
 
     Training does not look at the average; networks that sample are better for it. It is corrected for its start, as
@@ -107,54 +107,21 @@ class Averaged(Local):
     beta: weight of the average so far at each step
     """
 
-    inner: Local
     beta: float = 0.99
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
             raise ConfigError(f"ema = {self.beta:g}: must be in [0, 1)")
 
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        """As inside."""
-        return self.inner.batch
-
-    @property
-    def steps(self) -> int | None:  # type: ignore[override]
-        """As inside."""
-        return self.inner.steps
-
-    @property
-    def epochs(self) -> int | None:  # type: ignore[override]
-        """As inside."""
-        return self.inner.epochs
-
-    @property
-    def vectorised(self) -> bool:
-        """As inside."""
-        return self.inner.vectorised
-
-    def rate(self, t: int) -> float:
-        """As inside."""
-        return self.inner.rate(t)
-
     def init(self, model: Model) -> State:
         """The average ``[D]`` of nothing, and its weight."""
         return {**self.inner.init(model), AVERAGE: torch.zeros(model.size), WEIGHT: torch.zeros(())}
-
-    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
-        """As inside."""
-        return self.inner.begin(w, s, ctx)
 
     def step(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
         """A step of the inner objective; the average follows."""
         w, s = self.inner.step(w, s, batch, ctx)
         average = self.beta * s[AVERAGE] + (1 - self.beta) * w
         return w, {**s, AVERAGE: average, WEIGHT: self.beta * s[WEIGHT] + (1 - self.beta)}
-
-    def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
-        """As inside."""
-        return self.inner.end(w, s, ctx)
 
 
 def average(w: Tensor, s: State) -> Tensor:

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.context import Batch, State
+from hubless.learn.gate import GATE
 from hubless.learn.kernels.base import Kernel, buffers_of, factors_of, join_rows, mean_loss, module_name, parts_of
 from hubless.learn.kernels.dense import Dense
 from hubless.learn.model import LOSSES, Dropout, Model
@@ -96,7 +97,7 @@ class _Samples:
             )
             return model.loss(out, y[None])[0], list(held.values())
 
-        with torch.enable_grad():
+        with torch.enable_grad(), GATE.running():
             losses, after = torch.vmap(one)(free, bs, x, y)
             found = torch.autograd.grad(losses.sum(), free, allow_unused=True, materialize_grads=True)
         return join_rows(found, len(x)), losses.detach(), [b.detach() for b in after]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from hubless.learn.context import Batch, State
+from hubless.learn.gate import GATE
 from hubless.learn.kernels.base import (
     Mean,
     blocks,
@@ -29,7 +30,6 @@ from hubless.learn.kernels.loop import Loop
 from hubless.learn.model import Model
 
 Compiled = Callable[..., list[Tensor]]
-_tracing = threading.Lock()  # tracing is not re-entrant across threads
 
 
 class Graph:
@@ -104,7 +104,7 @@ class Graph:
         weight = batch.weight
         key = (kind, len(ps[0]), batch.x.shape, batch.x.dtype, batch.y.shape, batch.y.dtype, weight is None)
         if key not in self._traced:
-            with _tracing:
+            with GATE.tracing():
                 if key not in self._traced:
                     self._traced[key] = self._trace(kind, ps, bs, batch)
         return self._traced[key]

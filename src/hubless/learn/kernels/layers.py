@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 (its name in the field)
 
+from hubless.learn.gate import GATE
 from hubless.learn.model import Dropout, Model
 
 
@@ -94,7 +95,8 @@ def layers(model: Model) -> list[Layer]:
     if model.frozen:
         raise UnknownLayerError("some of its parameters are frozen")
     try:
-        graph = _Tracer().trace(module)
+        with GATE.tracing():
+            graph = _Tracer().trace(module)
     except Exception as error:  # whatever a user's forward does with a stand-in for a tensor
         raise UnknownLayerError(f"its forward cannot be followed: {error}") from None
     found: list[Layer] = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hubless.learn.context import Batch, State
+from hubless.learn.gate import GATE
 from hubless.learn.kernels.base import buffers_of, mean_loss, module_name, moved, parts_of
 from hubless.learn.model import Model
 
@@ -82,7 +83,7 @@ class Loop:
         return mean_loss(losses, None if batch.weight is None else batch.weight[i])
 
     def _gradients(self, module: nn.Module, batch: Batch, i: int) -> tuple[list[Tensor], Tensor]:
-        with torch.enable_grad():
+        with torch.enable_grad(), GATE.running():
             loss = self._loss(module, batch, i)
             found = torch.autograd.grad(loss, self._parameters(), allow_unused=True, materialize_grads=True)
         return list(found), loss.detach()
@@ -109,7 +110,7 @@ class Loop:
         for i, w in enumerate(W):
             self._load(module, w, buffers, i)
             x = batch.x[i].detach().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), GATE.running():
                 loss = mean_loss(
                     self.model.loss(module(self._x(x)), batch.y[i]), None if batch.weight is None else batch.weight[i]
                 )
@@ -152,7 +153,8 @@ class Loop:
             self._load(module, w, buffers, i)
             mine = x if shared else x[i]
             steps = [min(BATCH, len(mine) - j) for j in range(0, len(mine), BATCH)]
-            outs.append(torch.cat([module(self._x(part)) for part in mine.split_with_sizes(steps)]))
+            with GATE.running():
+                outs.append(torch.cat([module(self._x(part)) for part in mine.split_with_sizes(steps)]))
         return torch.stack(outs)
 
 

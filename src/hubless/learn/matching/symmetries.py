@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hubless.errors import ConfigError
+from hubless.learn.gate import GATE
 from hubless.learn.matching.equivariance import Call
 from hubless.learn.matching.operations import FUNCTIONS, MODULES
 from hubless.learn.matching.permutations import FIXED, Axis, Piece, Spec, tensors_of
@@ -31,7 +32,8 @@ def derive(model: Model, x: Tensor) -> Spec:
     """
     module = model.copy().eval()
     try:
-        graph = fx.GraphModule(module, _Tracer().trace(module))
+        with GATE.tracing():
+            graph = fx.GraphModule(module, _Tracer().trace(module))
     except Exception as error:  # whatever a module does with a stand-in for its input
         why = str(error).split("\n")[0]
         raise ConfigError(f"spec: {model.name} cannot be traced ({why}); {HELP}") from error

@@ -15,7 +15,8 @@ from torch import Tensor
 from hubless.errors import ConfigError
 from hubless.learn import keys
 from hubless.learn.codecs import Codec
-from hubless.learn.context import Batch, Context, Inbox, Message, State
+from hubless.learn.context import Context, Inbox, Message, State
+from hubless.learn.local import Around
 from hubless.learn.merges import Distil, WeightedMean
 from hubless.learn.overlays import Star
 from hubless.learn.plan import Book, Plan, Train, World
@@ -29,11 +30,10 @@ from hubless.parts import make, part
 
 if TYPE_CHECKING:
     from hubless.learn.learning import Learning
-    from hubless.learn.model import Model
 
 
 @dataclass(frozen=True)
-class Noised(Local):
+class Noised(Around):
     """Another objective, whose change of the row is clipped and gets noise as soon as training ends.
 
     ``w <- start + d min(1, clip / |d|) + noise clip N(0, 1)`` with ``d = w - start``. The peer itself goes on from the
@@ -45,54 +45,12 @@ class Noised(Local):
     share: groups of the row that are ever sent; the others stay as they are. None: all
     """
 
-    inner: Local
     clip: float
     noise: float
     share: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         positive("local", self.clip, self.noise)
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        """The inner one's."""
-        return self.inner.batch
-
-    @property
-    def steps(self) -> int | None:  # type: ignore[override]
-        """The inner one's."""
-        return self.inner.steps
-
-    @property
-    def epochs(self) -> int | None:  # type: ignore[override]
-        """The inner one's."""
-        return self.inner.epochs
-
-    @property
-    def vectorised(self) -> bool:
-        """As the inner one."""
-        return self.inner.vectorised
-
-    @property
-    def gradient(self) -> object:
-        """The inner one's, if it has one; what it reads must be made by some part."""
-        return getattr(self.inner, "gradient", None)
-
-    def rate(self, t: int) -> float:
-        """The inner one's."""
-        return self.inner.rate(t)
-
-    def init(self, model: Model) -> State:
-        """The inner one's."""
-        return self.inner.init(model)
-
-    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
-        """The inner one's."""
-        return self.inner.begin(w, s, ctx)
-
-    def step(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
-        """The inner one's."""
-        return self.inner.step(w, s, batch, ctx)
 
     def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
         """Clip and add noise first, so that what the inner one makes of the row at its end is private, too."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hubless.errors import ConfigError
 from hubless.learn.context import Batch, Context, State
-from hubless.learn.local import SGD
+from hubless.learn.local import SGD, Around
 from hubless.learn.slots import Local
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _entropic(p: Array, q: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Profiled(Local):
+class Profiled(Around):
     """Another local objective, after which the peer writes its profile ``[2 + c]`` into the state.
 
     inner: how the peer trains
@@ -92,40 +92,13 @@ class Profiled(Local):
     mapped: bool = True
 
     @property
-    def batch(self) -> int:  # type: ignore[override]
-        """Samples in a mini-batch."""
-        return self.inner.batch
-
-    @property
-    def steps(self) -> int | None:  # type: ignore[override]
-        """Mini-batches a round."""
-        return self.inner.steps
-
-    @property
-    def epochs(self) -> int | None:  # type: ignore[override]
-        """Passes over the peer's data."""
-        return self.inner.epochs
-
-    @property
     def vectorised(self) -> bool:
         """Whether a step may be mapped over peers."""
         return self.mapped and self.inner.vectorised
 
-    def rate(self, t: int) -> float:
-        """Learning rate in round t."""
-        return self.inner.rate(t)
-
     def init(self, model: Model) -> State:
         """The profile of a peer that has done nothing yet, and what the inner objective keeps."""
         return {**self.inner.init(model), PROFILE: torch.zeros(len(METRICS) + self.bins)}
-
-    def begin(self, w: Tensor, s: State, ctx: Context) -> State:
-        """As the inner objective."""
-        return self.inner.begin(w, s, ctx)
-
-    def step(self, w: Tensor, s: State, batch: Batch, ctx: Context) -> tuple[Tensor, State]:
-        """As the inner objective."""
-        return self.inner.step(w, s, batch, ctx)
 
     def end(self, w: Tensor, s: State, ctx: Context) -> tuple[Tensor, State]:
         """The new profile."""
