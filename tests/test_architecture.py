@@ -35,6 +35,15 @@ FORBIDDEN = {
     r"\bkwargs\.pop\b": "options are declared in a signature",
     r"\b(TODO|FIXME|XXX)\b": "an open end",
 }
+UNSEEDED = {  # above a transport: each makes two runs of a simulation differ, or loses a failure
+    r"\btime\.time\(|\btime\.monotonic\(|\bdatetime\.now\(": "the clock of the machine: ask Network.now",
+    r"\bos\.urandom\b|\buuid4\b|\bsecrets\.": "randomness without a seed: ask Network.rng",
+    r"(?<![\w.])random\.(random|randint|choice|choices|shuffle|sample|uniform|getrandbits)\(": "the global generator",
+    r"(?<![\w.])hash\(": "differs from process to process: use hashlib",
+    r"\b(create_task|ensure_future)\(": "a task that nobody watches: use Network.spawn",
+    r"\bas_completed\(": "an order that depends on addresses: use gather",
+}
+SEEDED = ("net/services", "net/crdt", "net/agent.py", "net/row_exchange.py", "ledger")
 READS_SIGNATURES = {"recipe_file.py"}  # compiles signatures, and only those
 
 
@@ -85,6 +94,14 @@ def test_a_file_is_small_plainly_named_and_clean(path):
     for pattern, why in FORBIDDEN.items():
         if path.name in READS_SIGNATURES and "exec" in pattern:
             continue
+        found = re.search(pattern, text)
+        assert not found, f"{found and found[0]}: {why}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name(p).startswith(SEEDED)], ids=name)
+def test_what_stands_on_a_network_is_deterministic(path):
+    text = path.read_text(encoding="utf-8")
+    for pattern, why in UNSEEDED.items():
         found = re.search(pattern, text)
         assert not found, f"{found and found[0]}: {why}"
 

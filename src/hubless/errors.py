@@ -10,6 +10,15 @@
     |   +-- OwnershipError  a peer said what is another's to say; carries the peer and the name
     +-- PeerError           one peer's code failed; carries the peer and the round
     |   +-- NonFiniteError  a peer's parameters or loss are no longer finite
+    +-- NetworkError        something between two peers failed
+        +-- PeerUnreachable     no address, refused, link lost, closed
+        |   +-- RequestTimeout  no answer in time; dead cannot be told from slow
+        +-- PeerBusy            its queue is full: later
+        +-- RemoteError         its handler raised, or it has none
+        +-- FrameTooLarge       more bytes than a frame may have
+        +-- IntegrityError      bytes that are not what their hash or signature says
+        +-- RecordRefused       a record that is expired, outdated, too long or not signed by its publisher
+        +-- SimDeadlock         every task of a simulated network waits and nothing will wake one
 
 The command line prints a ``HublessError`` as one line and exits with code 2; anything else is a bug
 and keeps its traceback.
@@ -69,6 +78,42 @@ class PeerError(HublessError):
 
 class NonFiniteError(PeerError):
     """Parameters or a loss that are no longer finite."""
+
+
+class NetworkError(HublessError):
+    """Something between two peers failed; carries no blame."""
+
+
+class PeerUnreachable(NetworkError):
+    """A peer that has no address, refuses, or whose link is lost or closed."""
+
+
+class RequestTimeout(PeerUnreachable):
+    """No answer in time. Who asks cannot tell a dead peer from a slow one, so it is one kind of unreachable."""
+
+
+class PeerBusy(NetworkError):
+    """The peer's queue is full; it may be asked again later."""
+
+
+class RemoteError(NetworkError):
+    """The peer's handler raised, with its text; or the peer has no handler for what was asked."""
+
+
+class FrameTooLarge(NetworkError):
+    """A frame of more bytes than the transport takes; the message names both sizes."""
+
+
+class IntegrityError(NetworkError):
+    """Bytes that are not what their hash or signature says."""
+
+
+class RecordRefused(NetworkError):
+    """A record that is expired, older than the one there, too long, or not signed by its publisher."""
+
+
+class SimDeadlock(NetworkError):
+    """All tasks of a simulated network wait, and nothing will wake one; the message names them."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_ON_CHECKPOINTS = 0.1  # share of the wall time, where a checkpoint is dearer than the seconds asked for
 
 
-class RunFailed(RuntimeError):  # noqa: N818 -- it is a state of the run; the error is its cause
+class RunFailed(RuntimeError):
     """A run that broke in the middle; its cause is the true error, its text names recipe, round and folder.
 
     No HublessError: the command line lets it through, so its whole traceback is shown and the exit code is 1.

@@ -1,0 +1,1 @@
+"""Documents that replicas change apart and that converge: delta CRDTs over signed hash chains."""

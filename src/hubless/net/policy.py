@@ -1,0 +1,89 @@
+"""How long anybody waits for a peer, and how much anybody takes from one: the only place with such numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hubless.errors import ConfigError
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Every wait on a peer, in seconds; no wait is without one.
+
+    dial:      until a connection stands, with its handshake
+    request:   an answer, where the caller names no time of its own
+    step:      one step of a DHT lookup; ``again`` is its second try
+    exchange:  one CRDT exchange, tried twice
+    chunk:     one chunk of a blob
+    blob:      a whole blob
+    heartbeat: between two heartbeats; a peer is suspect after ``suspect`` of them without a word, dead after ``dead``
+    close:     for pending work when a node closes
+    """
+
+    dial: float = 5.0
+    request: float = 10.0
+    step: float = 1.0
+    again: float = 2.0
+    exchange: float = 1.0
+    chunk: float = 10.0
+    blob: float = 60.0
+    heartbeat: float = 1.0
+    suspect: int = 5
+    dead: int = 10
+    close: float = 2.0
+
+    def __post_init__(self) -> None:
+        _positive("timeouts", self)
+        if self.dead <= self.suspect:
+            raise ConfigError(f"timeouts.dead = {self.dead}: must be more than timeouts.suspect = {self.suspect}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes and counts beyond which a peer is refused, told that it is too much, or not heard.
+
+    frame:    one frame; larger things go as blobs
+    bulk:     frames from here on take the second lane
+    buffer:   unwritten bytes a link from which ``ready`` waits
+    backlog:  unwritten bytes a link from which a frame that was not announced by ``ready`` is dropped
+    chunk:    one piece of a blob, of which ``flight`` may be asked of one peer at a time
+    record:   the value of a DHT record
+    stored:   records that one node keeps for others
+    name:     the name of a protocol or topic
+    running:  handlers of one protocol at a time, with ``waiting`` more in the queue
+    replays:  ids of a sender's signed frames that are remembered; ``age`` is how many seconds old one may be
+    seen:     ids of published messages that are remembered
+    links:    open links a node; the least used is closed
+    relayed:  bytes that a relay carries for one circuit
+    """
+
+    frame: int = 16 * MIB
+    bulk: int = 64 * KIB
+    buffer: int = MIB
+    backlog: int = 16 * MIB
+    chunk: int = 256 * KIB
+    flight: int = 4
+    record: int = 64 * KIB
+    stored: int = 65_536
+    name: int = 64
+    running: int = 64
+    waiting: int = 256
+    replays: int = 1024
+    age: float = 120.0
+    seen: int = 4096
+    links: int = 128
+    relayed: int = 64 * MIB
+
+    def __post_init__(self) -> None:
+        _positive("limits", self)
+
+
+def _positive(name: str, policy: Any) -> None:
+    for field in fields(policy):
+        value = getattr(policy, field.name)
+        if not value > 0:
+            raise ConfigError(f"{name}.{field.name} = {value}: must be positive")

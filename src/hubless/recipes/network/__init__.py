@@ -1,0 +1,1 @@
+"""Systems of the network itself: meshes and stores."""
