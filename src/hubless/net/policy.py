@@ -21,6 +21,7 @@ class Timeouts:
     chunk:     one chunk of a blob
     blob:      a whole blob
     heartbeat: between two heartbeats; a peer is suspect after ``suspect`` of them without a word, dead after ``dead``
+    stall:     for the next 64 KiB of a frame that has begun, or for room to send; then the link is dropped
     close:     for pending work when a node closes
     """
 
@@ -34,6 +35,7 @@ class Timeouts:
     heartbeat: float = 1.0
     suspect: int = 5
     dead: int = 10
+    stall: float = 10.0
     close: float = 2.0
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class Limits:
     replays:  ids of a sender's signed frames that are remembered; ``age`` is how many seconds old one may be
     seen:     ids of published messages that are remembered
     links:    open links a node; the least used is closed
+    verified: signatures that are remembered to hold
     relayed:  bytes that a relay carries for one circuit
     """
 
@@ -76,6 +79,7 @@ class Limits:
     age: float = 120.0
     seen: int = 4096
     links: int = 128
+    verified: int = 65_536
     relayed: int = 64 * MIB
 
     def __post_init__(self) -> None:
