@@ -11,14 +11,22 @@
     +-- PeerError           one peer's code failed; carries the peer and the round
     |   +-- NonFiniteError  a peer's parameters or loss are no longer finite
     +-- NetworkError        something between two peers failed
-        +-- PeerUnreachable     no address, refused, link lost, closed
-        |   +-- RequestTimeout  no answer in time; dead cannot be told from slow
-        +-- PeerBusy            its queue is full: later
-        +-- RemoteError         its handler raised, or it has none
-        +-- FrameTooLarge       more bytes than a frame may have
-        +-- IntegrityError      bytes that are not what their hash or signature says
-        +-- RecordRefused       a record that is expired, outdated, too long or not signed by its publisher
-        +-- SimDeadlock         every task of a simulated network waits and nothing will wake one
+    |   +-- PeerUnreachable     no address, refused, link lost, closed
+    |   |   +-- RequestTimeout  no answer in time; dead cannot be told from slow
+    |   +-- PeerBusy            its queue is full: later
+    |   +-- RemoteError         its handler raised, or it has none
+    |   +-- FrameTooLarge       more bytes than a frame may have
+    |   +-- IntegrityError      bytes that are not what their hash or signature says
+    |   +-- RecordRefused       a record that is expired, outdated, too long or not signed by its publisher
+    |   +-- SimDeadlock         every task of a simulated network waits and nothing will wake one
+    +-- LedgerError         a ledger cannot do what is asked, or was given what it must not take
+        +-- CapabilityError     this engine has no such thing; lists the engines that have
+        +-- RecordTooLarge      more bytes than an engine takes in one record
+        +-- UnknownRecord       no record has that id here
+        +-- UnknownParent       a block, transaction or event that stands on one that is not here
+        +-- NotAuthority        sealed or attested by somebody who is not in the authority set
+        +-- ProofError          a proof that does not lead from the record to the trusted root
+        +-- SignatureError      not signed by its author, by no known suite, or with a one-time key that is used up
 
 The command line prints a ``HublessError`` as one line and exits with code 2; anything else is a bug
 and keeps its traceback.
@@ -114,6 +122,49 @@ class RecordRefused(NetworkError):
 
 class SimDeadlock(NetworkError):
     """All tasks of a simulated network wait, and nothing will wake one; the message names them."""
+
+
+class LedgerError(HublessError):
+    """A ledger cannot do what is asked, or was given what it must not take."""
+
+
+class CapabilityError(LedgerError):
+    """An engine was asked for what it does not have; the message lists the engines that have it."""
+
+    def __init__(self, engine: str, capability: str, engines: Iterable[str]) -> None:
+        has = sorted(engines)
+        super().__init__(f"{engine}: no {capability}; engines that have it: {', '.join(has) or 'none'}")
+        self.engine = engine
+        self.capability = capability
+        self.engines = has
+
+
+class RecordTooLarge(LedgerError):
+    """A record of more bytes than the engine takes; the message names both sizes."""
+
+
+class UnknownRecord(LedgerError):
+    """No record has that id here."""
+
+
+class UnknownParent(LedgerError):
+    """A block, transaction or event that stands on one that is not here; carries the missing parent's hash."""
+
+    def __init__(self, message: str, parent: bytes) -> None:
+        super().__init__(message)
+        self.parent = parent
+
+
+class NotAuthority(LedgerError):
+    """A seal or an attestation by somebody who is not in the authority set."""
+
+
+class ProofError(LedgerError):
+    """A proof that does not lead from the record to the trusted root."""
+
+
+class SignatureError(LedgerError):
+    """A record that its author did not sign, a suite that nobody knows, or a one-time key that is used up."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
