@@ -17,6 +17,8 @@ class Timeouts:
     dial:      until a connection stands, with its handshake
     request:   an answer, where the caller names no time of its own
     step:      one step of a DHT lookup; ``again`` is its second try
+    join:      until any peer answers who wants to join the DHT
+    upkeep:    between two sweeps of expired records
     exchange:  one CRDT exchange, tried twice
     chunk:     one chunk of a blob
     blob:      a whole blob
@@ -29,6 +31,8 @@ class Timeouts:
     request: float = 10.0
     step: float = 1.0
     again: float = 2.0
+    join: float = 30.0
+    upkeep: float = 300.0
     exchange: float = 1.0
     chunk: float = 10.0
     blob: float = 60.0
@@ -54,7 +58,11 @@ class Limits:
     backlog:  unwritten bytes a link from which a frame that was not announced by ``ready`` is dropped
     chunk:    one piece of a blob, of which ``flight`` may be asked of one peer at a time
     record:   the value of a DHT record
-    stored:   records that one node keeps for others
+    stored:   records that one node keeps for others, of ``shelf`` bytes; one publisher may have a ``share``-th of both,
+              and there may be ``slots`` under one key
+    answer:   bytes of records in one answer
+    lifetime: of a record, in seconds
+    blob:     a whole blob; ``blobs`` bytes of pieces are kept
     name:     the name of a protocol or topic
     running:  handlers of one protocol at a time, with ``waiting`` more in the queue
     replays:  ids of a sender's signed frames that are remembered; ``age`` is how many seconds old one may be
@@ -72,6 +80,13 @@ class Limits:
     flight: int = 4
     record: int = 64 * KIB
     stored: int = 65_536
+    shelf: int = 64 * MIB
+    share: int = 8
+    slots: int = 256
+    answer: int = MIB
+    lifetime: float = 30 * 86_400.0
+    blob: int = 1024 * MIB
+    blobs: int = 1024 * MIB
     name: int = 64
     running: int = 64
     waiting: int = 256
