@@ -1,0 +1,270 @@
+"""An asyncio loop on a virtual clock: when nothing is ready, time jumps to the next timer or frame."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
+
+from hubless.errors import SimDeadlock
+
+Result = TypeVar("Result")
+Args = TypeVarTuple("Args")
+STANDSTILL = 1_000_000  # turns without a second passing after which something waits by spinning
+
+
+class _Call(asyncio.Handle):
+    """``asyncio.Handle`` without what debugging costs."""
+
+    __slots__ = ()
+    _source_traceback = _repr = None
+
+    def __init__(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None  # type: ignore[assignment]
+
+
+class _Timer(asyncio.TimerHandle):
+    """``asyncio.TimerHandle`` without what debugging costs; a cancelled one stays in the heap until it is swept."""
+
+    __slots__ = ()
+    _source_traceback = _repr = None
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: SimLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop.swept()
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """Runs tasks, timers and frames in an order that follows from the program alone; a minute costs what happens in it.
+
+    heap:  what will happen, ``(when, order, fn, args)``: a frame's ``fn(*args)``, or a timer with ``args`` None. A
+           transport pushes frames itself: one call less a frame
+    clock: seconds since the start
+    order: the next number; what is due at the same time happens first in, first out
+
+    An exception that nobody awaits (of a callback, a frame's handler, or a task reported to
+    ``call_exception_handler``) ends the run. Work for an executor is done at once, in no time. Sockets are refused.
+    """
+
+    _ready: deque[Any]
+    _stopping: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heap: list[tuple[float, int, Any, tuple[Any, ...] | None]] = []
+        self.clock = 0.0
+        self.order: Callable[[], int] = itertools.count().__next__
+        self.failure: BaseException | None = None
+        self._idle = 0  # cancelled timers in the heap
+
+    def time(self) -> float:
+        """Virtual seconds since the start."""
+        return self.clock
+
+    def call_soon(
+        self, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As asyncio's."""
+        handle = _Call(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As ``call_soon``: there is one thread."""
+        return self.call_soon(callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's; a time that has passed is now."""
+        timer = _Timer(when, callback, args, self, context)
+        clock = self.clock
+        heapq.heappush(self.heap, (when if when > clock else clock, self.order(), timer, None))
+        return timer
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's."""
+        return self.call_at(self.clock + delay, callback, *args, context=context)
+
+    def swept(self) -> None:
+        """One more timer in the heap is cancelled; when most are, they are thrown out."""
+        self._idle += 1
+        if self._idle > 1000 and self._idle * 2 > len(self.heap):
+            self.heap[:] = [entry for entry in self.heap if entry[3] is not None or not entry[2]._cancelled]
+            heapq.heapify(self.heap)
+            self._idle = 0
+
+    def forget(self, fn: Callable[..., Any]) -> int:
+        """Take frames for ``fn`` out of the air; returns how many."""
+        before = len(self.heap)
+        self.heap[:] = [entry for entry in self.heap if entry[2] is not fn]
+        heapq.heapify(self.heap)
+        return before - len(self.heap)
+
+    def _run_once(self) -> None:
+        ready, heap, pop = self._ready, self.heap, heapq.heappop
+        turns = 0
+        while True:
+            while ready:
+                for _ in range(len(ready)):
+                    call = ready.popleft()
+                    if not call._cancelled:
+                        call._context.run(call._callback, *call._args)
+                call = None  # else a task that failed would live, unseen, until the next turn
+                if self.failure is not None:
+                    failure, self.failure = self.failure, None
+                    raise failure
+                if self._stopping:
+                    return
+                turns += 1
+                if turns > STANDSTILL:
+                    raise SimDeadlock(f"time stands still at {self.clock:g} s: {_waiting(self)}")
+            turns = 0
+            while not ready:
+                if not heap:
+                    if self._stopping:
+                        return
+                    raise SimDeadlock(f"nothing will happen after {self.clock:g} s: {_waiting(self)}")
+                when, _, fn, args = pop(heap)
+                if args is not None:
+                    self.clock = when
+                    fn(*args)
+                elif fn._cancelled:
+                    self._idle -= 1
+                else:
+                    self.clock = when
+                    fn._scheduled = False
+                    fn._context.run(fn._callback, *fn._args)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Remember the first failure that nobody awaits; it ends the run."""
+        if self.failure is None:
+            failure = context.get("exception") or RuntimeError(context.get("message"))
+            task = context.get("task") or context.get("future")
+            name = f" in task {task.get_name()!r}" if isinstance(task, asyncio.Task) else ""
+            failure.add_note(f"at {self.clock:g} virtual s{name}: {context.get('message')}")
+            self.failure = failure
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Args], Result], *args: *Args) -> asyncio.Future[Result]:
+        """Done at once, in this thread."""
+        future: asyncio.Future[Result] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def set_default_executor(self, executor: concurrent.futures.Executor) -> NoReturn:
+        """Refused."""
+        raise NotImplementedError("a simulated run has one thread")
+
+    def _refuse(self, *args: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError("a simulated run has no sockets: use SimTransport")
+
+    create_connection = create_server = create_datagram_endpoint = getaddrinfo = getnameinfo = _refuse
+
+    def _write_to_self(self) -> None:
+        """Nothing waits in a selector."""
+
+
+def _tasks(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+    """Those that are not done, by name; those that were not given one in the order in which they were made."""
+    return sorted(asyncio.all_tasks(loop), key=lambda task: (len(task.get_name()), task.get_name()))
+
+
+def _waiting(loop: asyncio.AbstractEventLoop) -> str:
+    """The tasks that are not done, and the line that each waits at."""
+    lines = []
+    for task in _tasks(loop):
+        stack = task.get_stack(limit=1)
+        place = f"{stack[0].f_code.co_filename.rsplit('/', 1)[-1]}:{stack[0].f_lineno}" if stack else "its start"
+        lines.append(f"{task.get_name()} waits at {place}")
+    return "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "") or "no task is left"
+
+
+def run_sim(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run ``main`` on a virtual clock to its end, cancel what is left, and return its result.
+
+    Raises what ``main`` raises; what a task, timer or frame raised that nobody awaits; SimDeadlock, with the waiting
+    tasks, when nothing will ever happen again. May be called where a loop is running already (a notebook): the
+    simulation then has a thread of its own, and the caller waits.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run(main)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(_run, main).result()
+
+
+def _run(main: Coroutine[Any, Any, Result]) -> Result:
+    loop = SimLoop()
+    try:
+        result = loop.run_until_complete(main)
+        _end(loop)
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first failure is the one to see
+            _end(loop)
+        raise
+    finally:
+        loop.close()
+    if loop.failure is not None:
+        raise loop.failure
+    return result
+
+
+def _end(loop: SimLoop) -> None:
+    """Cancel what is left, in order, and wait for it; raises the first failure of it."""
+    tasks = _tasks(loop)
+    for task in tasks:
+        task.cancel()
+
+    async def ended() -> None:
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+        await loop.shutdown_asyncgens()
+
+    loop.run_until_complete(ended())
