@@ -231,9 +231,7 @@ def run_sim(main: Coroutine[Any, Any, Result]) -> Result:
     tasks, when nothing will ever happen again. May be called where a loop is running already (a notebook): the
     simulation then has a thread of its own, and the caller waits.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:
         return _run(main)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(_run, main).result()
