@@ -19,7 +19,10 @@ from typer.core import TyperGroup
 from hubless import __version__
 from hubless.errors import ConfigError, HublessError, NonFiniteError, PeerError, did_you_mean
 
-VERBS = ("list", "show", "run", "verify", "compare", "grid", "report", "data", "models", "merge", "new", "demo")
+VERBS = (
+    "list", "show", "run", "verify", "compare", "grid", "report", "data", "models", "merge", "node", "deploy", "doctor",
+    "new", "demo",
+)  # fmt: skip
 HIDDEN = ("docs",)  # for the makers of hubless
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # base of all complaints about arguments
 
