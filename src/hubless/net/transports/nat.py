@@ -13,7 +13,7 @@ full:    one outer address for all, open to anybody
 addr:    one outer address, open to hosts that were written to
 port:    one outer address, open to host and port that were written to
 sym:     another outer port for every host written to, so that nobody can be told of it
-blocked: lets nothing through but connections to relays"""
+blocked: lets nothing through but connections to relays with a public address"""
 
 _CLOSED = {("sym", "sym"), ("sym", "port"), ("port", "sym")}
 

@@ -138,9 +138,9 @@ class SimTransport:
             await asyncio.sleep(cost)
         return result
 
-    def sees(self, far: SimTransport) -> bool:
-        """Whether frames get to a peer without a relay, now."""
-        return not self._cut_off(far) and punches(self.nat, far.nat)
+    def serves(self, far: SimTransport) -> bool:
+        """Whether this peer, as a relay, has a link with another now."""
+        return not self._cut_off(far) and (punches(self.nat, far.nat) or (self.nat, far.nat) == ("open", "blocked"))
 
     def silence(self, silent: bool) -> None:
         """Fall silent, or end it."""
@@ -235,7 +235,8 @@ class SimTransport:
             world.stats["held"] += 1
             when += delay * self._draw()
         again = link.duplicate and self._draw() < link.duplicate
-        world.stats["repeated"] += bool(again)
+        if again:
+            world.stats["repeated"] += 1
         for arrival in (when, when + delay * self._draw()) if again else (when,):
             if world.trace is not None:
                 stamp = struct.pack("<dI", arrival, len(frame))
@@ -251,7 +252,7 @@ class SimTransport:
     def _forward(self, src: SimTransport, dst: SimTransport, frame: bytes) -> None:
         """As a relay."""
         stats = self.world.stats
-        if self._loop is None or dst._loop is None or not self.sees(dst):
+        if self._loop is None or dst._loop is None or not self.serves(dst):
             stats["cut"] += 1
             return
         stats["relayed"] += 1

@@ -96,7 +96,7 @@ class SimWorld:
         able = [
             self.peers[peer]
             for peer in self.relays
-            if peer in self.peers and all(self.peers[peer].sees(end) for end in (one, other))
+            if peer in self.peers and all(self.peers[peer].serves(end) for end in (one, other))
         ]
         return able[(one.position ^ other.position) % len(able)] if able else None
 
