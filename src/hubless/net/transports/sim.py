@@ -13,8 +13,8 @@ from typing import Any
 
 from hubless.errors import ConfigError, FrameTooLarge, NetworkError, PeerUnreachable
 from hubless.net.transports.clock import SimLoop, run_sim
-from hubless.net.transports.link import POSITIONS, Link
 from hubless.net.transports.nat import NatType, check_nat, punches
+from hubless.net.transports.sim_link import POSITIONS, Link
 from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
 from hubless.net.transports.world import SimWorld
 

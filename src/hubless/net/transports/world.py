@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hubless.net.policy import Limits, Timeouts
-from hubless.net.transports.link import Link
+from hubless.net.transports.sim_link import Link
 from hubless.net.transports.transport import PeerId
 
 if TYPE_CHECKING:
