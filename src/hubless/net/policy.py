@@ -21,7 +21,8 @@ class Timeouts:
     upkeep:    between two sweeps of expired records
     exchange:  one CRDT exchange, tried twice
     chunk:     one chunk of a blob
-    blob:      a whole blob
+    blob:      a whole blob; sources that have a part of it are asked again what they have every ``poll``
+    provide:   how long the word of a blob's provider lasts, unless renewed
     heartbeat: between two heartbeats; a peer is suspect after ``suspect`` of them without a word, dead after ``dead``
     stall:     for the next 64 KiB of a frame that has begun, or for room to send; then the link is dropped
     close:     for pending work when a node closes
@@ -36,6 +37,8 @@ class Timeouts:
     exchange: float = 1.0
     chunk: float = 10.0
     blob: float = 60.0
+    poll: float = 1.0
+    provide: float = 3600.0
     heartbeat: float = 1.0
     suspect: int = 5
     dead: int = 10
@@ -68,6 +71,7 @@ class Limits:
     replays:  ids of a sender's signed frames that are remembered; ``age`` is how many seconds old one may be
     seen:     ids of published messages that are remembered
     links:    open links a node; the least used is closed
+    hints:    peers whose addresses are remembered
     verified: signatures that are remembered to hold
     relayed:  bytes that a relay carries for one circuit
     """
@@ -94,6 +98,7 @@ class Limits:
     age: float = 120.0
     seen: int = 4096
     links: int = 128
+    hints: int = 4096
     verified: int = 65_536
     relayed: int = 64 * MIB
 
@@ -106,3 +111,6 @@ def _positive(name: str, policy: Any) -> None:
         value = getattr(policy, field.name)
         if not value > 0:
             raise ConfigError(f"{name}.{field.name} = {value}: must be positive")
+
+
+TIMEOUTS, LIMITS = Timeouts(), Limits()
