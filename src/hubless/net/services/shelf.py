@@ -139,7 +139,8 @@ class Shelf:
 
     def _room(self, publisher: PeerId, records: int, size: int) -> None:
         stored, shelf, share = self.limits.stored, self.limits.shelf, self.limits.share
-        if self.count[publisher] + records > stored / share or self.bytes[publisher] + size > shelf / share:
+        count, used = self.count.get(publisher, 0), self.bytes.get(publisher, 0)
+        if count + records > stored / share or used + size > shelf / share:
             raise RecordRefused(f"publisher {publisher[:8]} has as much here as one may have")
         if self.total[0] + records > stored or self.total[1] + size > shelf:
             raise RecordRefused("full")
