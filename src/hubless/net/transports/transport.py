@@ -45,7 +45,7 @@ class Transport(Protocol):
         """Who hears frames, on the loop: the proven peer at the other end of the link, or None, and the frame."""
 
     def on_lost(self, handler: LostHandler) -> None:
-        """Who hears that the last link to a peer is gone."""
+        """Who hears that the last link to a peer is gone; of this peer's own id: a simulation has crashed it."""
 
     def add_hint(self, peer: PeerId, addresses: list[str]) -> None:
         """Where a peer may be found."""
