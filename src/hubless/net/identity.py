@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hubless.errors import ConfigError, IntegrityError
-from hubless.net.policy import Limits
+from hubless.net.policy import LIMITS
 from hubless.net.transports.transport import PeerId
 
 # what a signature is for: one made for a record cannot pass as one of a frame
@@ -188,7 +188,7 @@ def _public(peer: PeerId) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(peer))
 
 
-@lru_cache(maxsize=Limits().verified)
+@lru_cache(maxsize=LIMITS.verified)
 def _holds(peer: PeerId, said: bytes, signature: bytes) -> bool:
     _public(peer).verify(signature, said)  # raises, and what raises is not remembered
     return True
