@@ -74,6 +74,9 @@ class Limits:
     hints:    peers whose addresses are remembered
     verified: signatures that are remembered to hold
     relayed:  bytes that a relay carries for one circuit
+    op:       one operation of a CRDT document, of which an actor has at most ``ops``; alike at all members of a document
+    page:     bytes of operations in one message of an exchange, of which one has at most ``pages``
+    journal:  bytes of a log beyond those of its snapshot from which a new snapshot is written
     """
 
     frame: int = 16 * MIB
@@ -101,6 +104,11 @@ class Limits:
     hints: int = 4096
     verified: int = 65_536
     relayed: int = 64 * MIB
+    op: int = 64 * KIB
+    ops: int = 1 << 20
+    page: int = MIB
+    pages: int = 64
+    journal: int = 4 * MIB
 
     def __post_init__(self) -> None:
         _positive("limits", self)
