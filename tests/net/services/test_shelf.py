@@ -67,6 +67,8 @@ def test_what_is_kept_does_not_depend_on_the_order_of_arrival(order):
         (bytes(300), "damaged"),
         (written()[:-1], "damaged"),
         (written() + b"x", "damaged"),
+        (bytes(64) + b"\x96\xa1k\xa1p\xa1\xff", "damaged"),  # a text that is not UTF-8
+        (bytes(64) + b"\x91" * 9000, "damaged"),
         (bytes(64) + written()[64:], "not signed by its publisher"),
         (BOB.sign(RECORD, written()[64:]) + written()[64:], "not signed by its publisher"),
         (ALICE.sign(b"hubless/1/pub", written()[64:]) + written()[64:], "not signed by its publisher"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from hubless.errors import NetworkError, PeerBusy, PeerUnreachable, RequestTimeout
+from hubless.net.services import UNREADABLE
 from hubless.net.services.routing import BITS, CAPACITY, RoutingTable, place, position
 from hubless.net.transports.transport import PeerId
 
@@ -131,7 +132,7 @@ class Kademlia:
                 return None
             except NetworkError:
                 break
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 self.net.stats["reject:dht answer"] += 1
                 break
             self.table.seen(peer)
@@ -145,7 +146,7 @@ class Kademlia:
     def _answer(self, ctx: Context, body: bytes) -> bytes:
         try:
             question = _find.decode(body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.net.stats["reject:dht question"] += 1
             return b""
         target = int.from_bytes(question.target, "big")

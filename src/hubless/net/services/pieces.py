@@ -13,6 +13,7 @@ import msgspec
 
 from hubless.errors import ConfigError, IntegrityError
 from hubless.net.policy import Limits
+from hubless.net.services import UNREADABLE
 
 HASH = 32
 PIECE, HAVE = "hub/piece", "hub/have"  # what peers ask each other: a piece by its name, which pieces of a blob
@@ -52,7 +53,7 @@ def read_manifest(raw: bytes, limits: Limits) -> Manifest:
     """A manifest of its bytes. Raises IntegrityError when they are none, or of a blob that is too large."""
     try:
         manifest = _manifest.decode(raw)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise IntegrityError(f"not a manifest: {error}") from None
     if not 0 < manifest.chunk <= limits.chunk or not 0 <= manifest.size <= limits.blob:
         raise IntegrityError(

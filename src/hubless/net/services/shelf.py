@@ -14,6 +14,7 @@ import msgspec
 from hubless.errors import RecordRefused
 from hubless.net.identity import RECORD, SIGNATURE, Identity, verify
 from hubless.net.policy import Limits
+from hubless.net.services import UNREADABLE
 from hubless.net.transports.transport import PeerId
 
 OVERHEAD = 128  # bytes that a record is taken to need beside its own
@@ -57,7 +58,7 @@ def read(raw: bytes, limits: Limits) -> tuple[bytes, Record]:
     signature, data = raw[:SIGNATURE], raw[SIGNATURE:]
     try:
         said = _written.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RecordRefused(f"damaged: {error}") from None
     record = Record(said.publisher.hex(), said.subkey, said.value, said.seq, said.expires)
     check(said.key, record, limits)
