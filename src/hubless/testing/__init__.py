@@ -6,6 +6,7 @@ Each raises AssertionError with the usual fix.
 ``check_dataset``, ``check_partition``: what peers learn from
 ``check_overlay``, ``check_merge``, ``check_codec``, ``check_attack``: what they say to each other
 ``check_local``, ``check_gradient``, ``check_model``: how they learn
+``check_network``: how peers call each other, over any transport
 ``check_recipe``: a whole method
 """
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from hubless.testing.data import check_dataset, check_partition, check_split
     from hubless.testing.learn import check_attack, check_codec, check_merge, check_overlay
     from hubless.testing.net import check_faults, check_mixing, check_topology
+    from hubless.testing.network import check_network
     from hubless.testing.recipes import check_recipe
     from hubless.testing.training import check_gradient, check_local, check_model
 
@@ -29,6 +31,7 @@ __all__ = [
     "check_merge",
     "check_mixing",
     "check_model",
+    "check_network",
     "check_overlay",
     "check_partition",
     "check_recipe",
@@ -39,6 +42,7 @@ _HOMES = {
     "data": ("check_dataset", "check_partition", "check_split"),
     "learn": ("check_attack", "check_codec", "check_merge", "check_overlay"),
     "net": ("check_faults", "check_mixing", "check_topology"),
+    "network": ("check_network",),
     "recipes": ("check_recipe",),
     "training": ("check_gradient", "check_local", "check_model"),
 }

@@ -116,6 +116,8 @@ class SimTransport:
 
     def reach(self, peer: PeerId) -> Reach:
         """How a frame would get there now."""
+        if peer in self.routes:
+            return "direct"
         far = self.world.peers.get(peer)
         if far is None or self._loop is None or self._cut_off(far):
             return "none"
