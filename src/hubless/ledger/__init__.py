@@ -1,0 +1,1 @@
+"""Ledgers: engines that keep records so that nobody can change them unseen, behind one interface."""
