@@ -59,7 +59,7 @@ class Fetch:
         self.rank: dict[int, tuple[int, int]] = {}  # missing pieces: sources that have it, and a lot
         self.asked: dict[int, dict[PeerId, float]] = {}  # pieces under way: of whom, since when
         self.news = asyncio.Event()
-        self.looking = False
+        self.offers = self.looking = False
         self.pause = self.look_again = 0.0
         self.tasks: dict[asyncio.Task[None], None] = {}
 
@@ -97,6 +97,9 @@ class Fetch:
                 else:
                     self.parts[index] = kept
         while self.rank:
+            if self.offers and self.provide:
+                self.provide = False
+                self.net.spawn(self.blobs.offer(self.cid), "provide")
             self._fill(manifest)
             if not self.sources and not self.looking:
                 if self.given is not None or self.net.now() < self.look_again:
@@ -158,10 +161,7 @@ class Fetch:
         source.patience = self.net.timeouts.chunk
         del self.rank[index]
         self.parts[index] = data
-        stored = self.blobs.pieces.put(data)
-        if self.provide and stored:
-            self.provide = False
-            self.net.spawn(self.blobs.offer(self.cid), "provide")
+        self.offers |= self.blobs.pieces.put(data) is not None
 
     def _landed(self, source: Source, index: int) -> None:
         source.flying -= 1

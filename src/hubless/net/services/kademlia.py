@@ -112,7 +112,7 @@ class Kademlia:
         width: int | None = None,
         enough: Callable[[PeerId, list[bytes]], bool] | None = None,
     ) -> Lookup:
-        """The peers nearest to ``target``, oneself excepted.
+        """The peers nearest to ``target``, oneself excepted; who has not joined asks those it was introduced to.
 
         With ``key`` every peer is asked for its records, too; the lookup ends early when ``enough`` says so of a
         peer and the records that it sent.
@@ -152,13 +152,14 @@ class Kademlia:
         target = int.from_bytes(question.target, "big")
         near = [peer for peer in self.table.closest(target, self.width + 1) if peer != ctx.src][: self.width]
         self.table.seen(ctx.src, question.addresses)
-        self.hint(ctx.src, question.addresses)
+        if question.addresses:
+            self.net.transport.add_hint(ctx.src, question.addresses)
         contacts = [(bytes.fromhex(peer), list(self.table.addresses(peer))) for peer in near]
         return _encode(Found(contacts, self.kept(question.key) if question.key else []))
 
     def hint(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        """Tell the transport where a peer may be; a lie costs a dial, as no other can answer for that peer."""
-        if addresses and self.net.transport.reach(peer) == "none":
+        """Hearsay on where a peer is, for who does not know; a lie costs a dial, as no other can answer for it."""
+        if addresses and peer != self.net.peer_id and self.net.transport.reach(peer) == "none":
             self.net.transport.add_hint(peer, list(addresses))
 
 
@@ -180,7 +181,8 @@ class _Search:
         self.asked: dict[PeerId, bool] = {}  # whether it answered
         self.flying: dict[PeerId, asyncio.Task[Found | None]] = {}
         self.over = asyncio.Event()
-        for peer in dht.table.closest(target, max(width, ALPHA)):
+        doors = dht.table.closest(target, max(width, ALPHA)) or [info.peer for info in dht.net.peers()]
+        for peer in doors:
             self._know(peer, 1)
 
     async def run(self) -> Lookup:
@@ -206,8 +208,12 @@ class _Search:
             if len(self.flying) >= ALPHA:
                 return
             if peer not in self.asked:
+                try:
+                    task = self.dht.net.spawn(self.dht._ask(peer, self.question), "lookup")
+                except PeerUnreachable:  # the network has closed
+                    self.over.set()
+                    return
                 self.asked[peer] = False
-                task = self.dht.net.spawn(self.dht._ask(peer, self.question), "lookup")
                 self.flying[peer] = task
                 task.add_done_callback(lambda done, peer=peer: self._step(peer, done))
         if not self.flying:
@@ -217,7 +223,7 @@ class _Search:
         if self.over.is_set():
             return
         del self.flying[peer]
-        if task.cancelled() or task.exception():  # the network closes
+        if task.cancelled() or task.exception():
             self.over.set()
             return
         found = task.result()

@@ -16,7 +16,7 @@ from hubless.net.policy import Limits
 from hubless.net.services import UNREADABLE
 
 HASH = 32
-PIECE, HAVE = "hub/piece", "hub/have"  # what peers ask each other: a piece by its name, which pieces of a blob
+PIECE, HAVE = "hub/blob", "hub/have"  # what peers ask each other: a piece by its name, which pieces of a blob
 Digest = Annotated[bytes, msgspec.Meta(min_length=HASH, max_length=HASH)]
 
 
