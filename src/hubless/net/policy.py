@@ -68,7 +68,8 @@ class Limits:
     blob:     a whole blob; ``blobs`` bytes of pieces are kept
     name:     the name of a protocol or topic
     running:  handlers of one protocol at a time, with ``waiting`` more in the queue
-    replays:  ids of a sender's signed frames that are remembered; ``age`` is how many seconds old one may be
+    replays:  ids of a sender's signed frames that are remembered, of ``senders`` senders; ``age`` is how many seconds
+              old one may be
     seen:     ids of published messages that are remembered
     links:    open links a node; the least used is closed
     hints:    peers whose addresses are remembered
@@ -98,6 +99,7 @@ class Limits:
     running: int = 64
     waiting: int = 256
     replays: int = 1024
+    senders: int = 16_384
     age: float = 120.0
     seen: int = 4096
     links: int = 128
