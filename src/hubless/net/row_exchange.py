@@ -80,6 +80,7 @@ class RowExchange:
         self._reached: dict[PeerId, int] = {}
         self._slow: dict[PeerId, None] = {}
         self._gone: dict[PeerId, None] = {}
+        self._posts: dict[Any, None] = {}  # tasks that send a row
         net.serve(self._proto, self._take)
 
     def current(self) -> int:
@@ -113,8 +114,9 @@ class RowExchange:
     ) -> dict[PeerId, bytes]:  # fmt: skip
         """Send to some, one row for all or one each; what arrived of those expected, in the order of their ids.
 
-        It ends when all are there that are not gone, at the stage's time, or when most have gone on without this one.
-        A row for a peer that cannot be reached is lost. Raises ConfigError for a row of more than ``most`` bytes.
+        It ends when all are there that are not gone, at the stage's time, or when most have gone on without this one;
+        at once where nobody is expected. A row for a peer that cannot be reached is lost. Raises ConfigError for a row
+        of more than ``most`` bytes.
         """
         place = (r, stage)
         mine = row if isinstance(row, Mapping) else dict.fromkeys(to, row)
@@ -141,7 +143,7 @@ class RowExchange:
             if row not in bodies:
                 cid = b"" if self._fits(row) else await self.net.blob_put(row, provide=False)
                 bodies[row] = msgspec.msgpack.encode(_Row(*place, b"" if cid else row, cid))
-            self.net.spawn(self._post(peer, bodies[row]), f"row for {peer[:8]}")
+            self._posts[self.net.spawn(self._post(peer, bodies[row]), f"row for {peer[:8]}")] = None
 
     def _fits(self, row: bytes) -> bool:
         return len(row) + OVERHEAD <= self.net.max_frame
@@ -152,6 +154,12 @@ class RowExchange:
             self.net.send(peer, self._proto, body)
         except NetworkError:
             self.counts["not sent"] += 1
+        finally:
+            self._posts.pop(asyncio.current_task(), None)
+
+    async def flush(self) -> None:
+        """Until every row that is under way has been sent, or cannot be."""
+        await asyncio.gather(*self._posts, return_exceptions=True)
 
     # receiving
 
@@ -244,6 +252,8 @@ class RowExchange:
     def _complete(self, swap: _Swap, r: int) -> bool:
         reached = sorted(self._reached.values())
         if reached and reached[(len(reached) - 1) // 2] >= r + BEHIND:
+            return True
+        if not swap.expect:
             return True
         waiting = [peer for peer in swap.expect if peer not in swap.got and peer not in self._gone]
         if self.patience is not None:
