@@ -48,10 +48,16 @@ async def acquaint(peers: list[Peer]) -> None:
                 await peer.net.request(other.id, "hello", b"")
 
 
+async def joined(peers: list[Peer]) -> None:
+    """Let everybody enter the DHT by the first."""
+    for peer in peers[1:]:
+        await peer.net.dht.join([peers[0].id])
+
+
 async def records_outlive_a_peer(lab: Lab) -> None:
     """A record is found after the peer that wrote it, and one that kept it, are gone."""
     async with lab.peers(6) as peers:
-        await acquaint(peers)
+        await joined(peers)
         taken = await peers[0].net.put(b"a key", b"a value", 600.0, "slot")
         assert taken >= 3, f"{taken} of 6 peers took a record; ask the nearest, and count those that agree"
         for peer in peers[:2]:
@@ -65,7 +71,7 @@ async def records_outlive_a_peer(lab: Lab) -> None:
 async def records_have_owners(lab: Lab) -> None:
     """Two publishers of one key do not overwrite each other; the newest of one counts."""
     async with lab.peers(4) as peers:
-        await acquaint(peers)
+        await joined(peers)
         await peers[0].net.put(b"key", b"old", 600.0)
         await peers[1].net.put(b"key", b"other", 600.0)
         await peers[0].net.put(b"key", b"new", 600.0)
@@ -79,7 +85,7 @@ async def records_have_owners(lab: Lab) -> None:
 async def records_have_limits(lab: Lab) -> None:
     """A record that has expired, or is too long, is refused where it is made."""
     async with lab.peers(2) as peers:
-        await acquaint(peers)
+        await joined(peers)
         for value, ttl, what in ((b"x", 0.0, "without time to live"), (bytes(65 * 1024), 60.0, "of 65 KiB")):
             await fails(peers[0].net.put(b"key", value, ttl), HublessError, f"a record {what} must be refused")
 
@@ -87,7 +93,7 @@ async def records_have_limits(lab: Lab) -> None:
 async def blob_of_ten_megabytes(lab: Lab) -> None:
     """10 MB are stored under their hash, found and fetched by another."""
     async with lab.peers(3) as peers:
-        await acquaint(peers)
+        await joined(peers)
         data = hashlib.shake_256(b"a blob").digest(10_000_000)
         cid = await peers[0].net.blob_put(data)
         assert await peers[2].net.blob_get(cid) == data, "a blob came back changed: check every chunk"
@@ -98,7 +104,7 @@ async def blob_of_ten_megabytes(lab: Lab) -> None:
 async def blob_of_nobody(lab: Lab) -> None:
     """A blob that nobody has is an error in time."""
     async with lab.peers(2) as peers:
-        await acquaint(peers)
+        await joined(peers)
         await fails(
             peers[0].net.blob_get(bytes(32), timeout=3.0), NetworkError, "a blob that nobody has must be a NetworkError"
         )
