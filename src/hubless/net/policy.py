@@ -23,6 +23,7 @@ class Timeouts:
     chunk:     one chunk of a blob
     blob:      a whole blob; sources that have a part of it are asked again what they have every ``poll``
     provide:   how long the word of a blob's provider lasts, unless renewed
+    orphan:    for what a ledger's item stands on to come, before the item is dropped
     heartbeat: between two heartbeats; a peer is suspect after ``suspect`` of them without a word, dead after ``dead``
     stall:     for the next 64 KiB of a frame that has begun, or for room to send; then the link is dropped
     close:     for pending work when a node closes
@@ -39,6 +40,7 @@ class Timeouts:
     blob: float = 60.0
     poll: float = 1.0
     provide: float = 3600.0
+    orphan: float = 30.0
     heartbeat: float = 1.0
     suspect: int = 5
     dead: int = 10
@@ -75,6 +77,7 @@ class Limits:
     hints:    peers whose addresses are remembered
     verified: signatures that are remembered to hold
     relayed:  bytes that a relay carries for one circuit
+    orphans:  items of a ledger that wait for what they stand on, or for a block to take them
     op:       one operation of a CRDT document, of which an actor has at most ``ops``; alike at all members of a document
     page:     bytes of operations in one message of an exchange, of which one has at most ``pages``
     journal:  bytes of a log beyond those of its snapshot from which a new snapshot is written
@@ -106,6 +109,7 @@ class Limits:
     hints: int = 4096
     verified: int = 65_536
     relayed: int = 64 * MIB
+    orphans: int = 4096
     op: int = 64 * KIB
     ops: int = 1 << 20
     page: int = MIB
