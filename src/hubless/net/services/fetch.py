@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hubless.errors import IntegrityError, NetworkError, PeerBusy, PeerUnreachable, RemoteError, RequestTimeout
@@ -129,7 +130,7 @@ class Fetch:
                         source.flying += 1
                         self.asked.setdefault(index, {})[source.peer] = now
                         task = self._start(self._take(source, index, manifest))
-                        task.add_done_callback(lambda _, source=source, index=index: self._landed(source, index))
+                        task.add_done_callback(partial(self._landed, source, index))
 
     def _choose(self, source: Source, now: float) -> int | None:
         """A piece that is not under way; or else one for which another source takes long."""
@@ -163,7 +164,7 @@ class Fetch:
         self.parts[index] = data
         self.offers |= self.blobs.pieces.put(data) is not None
 
-    def _landed(self, source: Source, index: int) -> None:
+    def _landed(self, source: Source, index: int, _: asyncio.Task[None]) -> None:
         source.flying -= 1
         self.asked[index].pop(source.peer, None)
         if not self.asked[index]:

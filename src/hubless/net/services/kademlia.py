@@ -11,6 +11,7 @@ import asyncio
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -150,16 +151,16 @@ class Kademlia:
             self.net.stats["reject:dht question"] += 1
             return b""
         target = int.from_bytes(question.target, "big")
-        near = [peer for peer in self.table.closest(target, self.width + 1) if peer != ctx.src][: self.width]
+        near = [contact for contact in self.table.contacts(target, self.width + 1) if contact.peer != ctx.src]
         self.table.seen(ctx.src, question.addresses)
         if question.addresses:
             self.net.transport.add_hint(ctx.src, question.addresses)
-        contacts = [(bytes.fromhex(peer), list(self.table.addresses(peer))) for peer in near]
+        contacts = [(contact.key, list(contact.addresses)) for contact in near[: self.width]]
         return _encode(Found(contacts, self.kept(question.key) if question.key else []))
 
     def hint(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """Hearsay on where a peer is, for who does not know; a lie costs a dial, as no other can answer for it."""
-        if addresses and peer != self.net.peer_id and self.net.transport.reach(peer) == "none":
+        if addresses and self.net.transport.reach(peer) == "none":
             self.net.transport.add_hint(peer, list(addresses))
 
 
@@ -197,10 +198,13 @@ class _Search:
         rounds = max((self.depth[peer] for peer, answered in self.asked.items() if answered), default=0)
         return Lookup(closest[: self.width], rounds, len(self.asked))
 
-    def _know(self, peer: PeerId, depth: int) -> None:
-        if peer not in self.depth and peer != self.dht.net.peer_id:
-            self.depth[peer] = depth
-            insort(self.near, (position(peer) ^ self.target, peer))
+    def _know(self, peer: PeerId, depth: int) -> bool:
+        """Whether a candidate is a new one."""
+        if peer in self.depth or peer == self.dht.net.peer_id:
+            return False
+        self.depth[peer] = depth
+        insort(self.near, (position(peer) ^ self.target, peer))
+        return True
 
     def _go_on(self) -> None:
         """Keep ALPHA steps in flight to the nearest that were not asked; over when the nearest have answered."""
@@ -215,7 +219,7 @@ class _Search:
                     return
                 self.asked[peer] = False
                 self.flying[peer] = task
-                task.add_done_callback(lambda done, peer=peer: self._step(peer, done))
+                task.add_done_callback(partial(self._step, peer))
         if not self.flying:
             self.over.set()
 
@@ -231,9 +235,9 @@ class _Search:
             self.near.remove((position(peer) ^ self.target, peer))
         else:
             self.asked[peer] = True
-            for raw, addresses in found.contacts:
-                self._know(raw.hex(), self.depth[peer] + 1)
-                self.dht.hint(raw.hex(), addresses)
+            for key, addresses in found.contacts:
+                if self._know(key.hex(), self.depth[peer] + 1):
+                    self.dht.hint(key.hex(), addresses)
             if self.enough and self.enough(peer, found.records):
                 self.over.set()
                 return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,6 +29,9 @@ def position(peer: PeerId) -> int:
 class Contact:
     """A peer that answered or asked at least once; ``misses`` counts steps in a row that failed."""
 
+    peer: PeerId
+    key: bytes
+    place: int
     addresses: tuple[str, ...] = ()
     misses: int = 0
 
@@ -44,10 +46,12 @@ class RoutingTable:
     def __init__(self, me: PeerId, capacity: int = CAPACITY) -> None:
         self.me = me
         self.capacity = capacity
-        self.buckets: list[dict[PeerId, Contact]] = [{} for _ in range(BITS)]
+        self.buckets: dict[int, dict[PeerId, Contact]] = {}  # only those that ever had a contact
+        self._place = position(me)
+        self._size: float | None = None  # as estimated; None when the table has changed since
 
     def __len__(self) -> int:
-        return sum(map(len, self.buckets))
+        return sum(map(len, self.buckets.values()))
 
     def __contains__(self, peer: PeerId) -> bool:
         return peer != self.me and peer in self._bucket(peer)
@@ -57,7 +61,7 @@ class RoutingTable:
         if peer == self.me:
             return
         bucket = self._bucket(peer)
-        contact = bucket.pop(peer, None) or Contact()
+        contact = bucket.pop(peer, None) or self._new(peer)
         if len(bucket) >= self.capacity:
             gone = next((other for other, held in bucket.items() if held.misses), None)
             if gone is None:
@@ -74,32 +78,54 @@ class RoutingTable:
             bucket[peer].misses += 1
             if bucket[peer].misses >= MISSES:
                 del bucket[peer]
+                self._size = None
 
     def closest(self, target: int, count: int) -> list[PeerId]:
         """At most ``count`` contacts, nearest first; those that missed their last step come after all others."""
-        known = (
-            (contact.misses, position(peer) ^ target, peer)
-            for bucket in self.buckets
-            for peer, contact in bucket.items()
-        )
-        return [peer for *_, peer in heapq.nsmallest(count, known)]
+        return [contact.peer for contact in self.contacts(target, count)]
 
-    def addresses(self, peer: PeerId) -> tuple[str, ...]:
-        """Where a contact said that it may be found."""
-        contact = self._bucket(peer).get(peer)
-        return contact.addresses if contact else ()
+    def contacts(self, target: int, count: int) -> list[Contact]:
+        """As ``closest``, with all that is known of them."""
+        found: list[Contact] = []
+        missed: list[tuple[int, Contact]] = []
+        for group in self._outward(target):
+            fresh: list[tuple[int, Contact]] = []
+            for bucket in group:
+                for contact in bucket.values():
+                    (missed if contact.misses else fresh).append((contact.place ^ target, contact))
+            fresh.sort()
+            found += [contact for _, contact in fresh[: count - len(found)]]
+            if len(found) == count:
+                return found
+        return found + [contact for _, contact in sorted(missed)[: count - len(found)]]
 
     def estimate(self, count: int = 8) -> float:
         """How many peers there are, from how near the nearest ``count`` contacts lie."""
-        near = self.closest(position(self.me), count)
-        if len(near) < count:
-            return len(near) + 1
-        return count * 2.0**BITS / (position(near[-1]) ^ position(self.me))
+        if self._size is None:
+            near = self.closest(self._place, count)
+            few = len(near) < count
+            self._size = len(near) + 1 if few else count * 2.0**BITS / (position(near[-1]) ^ self._place)
+        return self._size
 
     def depth(self) -> int:
         """Index of the bucket with the nearest contact; -1 when there is none."""
-        return max((i for i, bucket in enumerate(self.buckets) if bucket), default=-1)
+        return max((index for index, bucket in self.buckets.items() if bucket), default=-1)
+
+    def _outward(self, target: int) -> Iterator[list[dict[PeerId, Contact]]]:
+        """Groups of buckets, every contact of a group nearer to ``target`` than any of the next."""
+        own, buckets = self._index(target), self.buckets
+        if own in buckets:
+            yield [buckets[own]]
+        yield [bucket for index, bucket in buckets.items() if index > own]  # all differ from the target in that bit
+        for index in sorted((index for index in buckets if index < own), reverse=True):
+            yield [buckets[index]]
+
+    def _new(self, peer: PeerId) -> Contact:
+        self._size = None
+        return Contact(peer, bytes.fromhex(peer), position(peer))
+
+    def _index(self, place: int) -> int:
+        return BITS - max((place ^ self._place).bit_length(), 1)
 
     def _bucket(self, peer: PeerId) -> dict[PeerId, Contact]:
-        distance = position(peer) ^ position(self.me)
-        return self.buckets[BITS - max(distance.bit_length(), 1)]
+        return self.buckets.setdefault(self._index(position(peer)), {})
