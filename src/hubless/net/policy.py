@@ -23,6 +23,8 @@ class Timeouts:
     chunk:     one chunk of a blob
     blob:      a whole blob; sources that have a part of it are asked again what they have every ``poll``
     provide:   how long the word of a blob's provider lasts, unless renewed
+    lease:     that a relay keeps a slot for a peer, and a circuit's count of bytes; renewed at half of it
+    redial: after which a peer that could not be dialled, and is heard through a relay, is dialled once more
     orphan:    for what a ledger's item stands on to come, before the item is dropped
     heartbeat: between two heartbeats; a peer is suspect after ``suspect`` of them without a word, dead after ``dead``
     stall:     for the next 64 KiB of a frame that has begun, or for room to send; then the link is dropped
@@ -40,6 +42,8 @@ class Timeouts:
     blob: float = 60.0
     poll: float = 1.0
     provide: float = 3600.0
+    lease: float = 120.0
+    redial: float = 30.0
     orphan: float = 30.0
     heartbeat: float = 1.0
     suspect: int = 5
@@ -76,7 +80,7 @@ class Limits:
     links:    open links a node; the least used is closed
     hints:    peers whose addresses are remembered
     verified: signatures that are remembered to hold
-    relayed:  bytes that a relay carries for one circuit
+    relayed:  bytes that a relay carries for one circuit in a lease, of ``circuits`` at a time
     orphans:  items of a ledger that wait for what they stand on, or for a block to take them
     op:       one operation of a CRDT document, of which an actor has at most ``ops``; alike at all members of a document
     page:     bytes of operations in one message of an exchange, of which one has at most ``pages``
@@ -109,6 +113,7 @@ class Limits:
     hints: int = 4096
     verified: int = 65_536
     relayed: int = 64 * MIB
+    circuits: int = 1024
     orphans: int = 4096
     op: int = 64 * KIB
     ops: int = 1 << 20
