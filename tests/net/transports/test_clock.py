@@ -114,7 +114,7 @@ def test_a_callback_that_fails_ends_the_run_and_awaited_failures_do_not():
 
 
 def test_what_is_left_is_cancelled_in_order_and_its_failure_is_seen():
-    ended = []
+    ended, tasks = [], []
 
     async def worker(name):
         try:
@@ -125,7 +125,7 @@ def test_what_is_left_is_cancelled_in_order_and_its_failure_is_seen():
 
     async def main(names):
         for name in names:
-            asyncio.get_running_loop().create_task(worker(name), name=name)
+            tasks.append(asyncio.get_running_loop().create_task(worker(name), name=name))
         await asyncio.sleep(0)
 
     run_sim(main("dacb"))

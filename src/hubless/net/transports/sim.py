@@ -51,6 +51,7 @@ class SimTransport:
         self._last: dict[PeerId, float] = {}  # arrival of the last frame to a peer, where jitter could swap them
         self._free = 0.0  # when the uplink has sent all that it was given
         self._silent = False
+        self._up = False
         self._handler: FrameHandler = _nobody
         self._lost: LostHandler = _nobody
         self._loop: SimLoop | None = None
@@ -62,7 +63,7 @@ class SimTransport:
             raise ConfigError("transport = sim: runs under hubless.net.transports.clock.run_sim only")
         if self.world.peers.setdefault(self.peer_id, self) is not self:
             raise NetworkError(f"{self.peer_id[:8]} runs already in this world")
-        self._loop = loop
+        self._loop, self._up = loop, True
 
     async def close(self) -> None:
         """Leave; those with a link hear of it a latency later."""
@@ -119,7 +120,7 @@ class SimTransport:
         if peer in self.routes:
             return "direct"
         far = self.world.peers.get(peer)
-        if far is None or self._loop is None or self._cut_off(far):
+        if far is None or not self._up or self._cut_off(far):
             return "none"
         if punches(self.nat, far.nat):
             return "direct"
@@ -157,7 +158,7 @@ class SimTransport:
         self._lost(self.peer_id)
 
     def _running(self) -> SimLoop:
-        if self._loop is None:
+        if not self._up or self._loop is None:
             raise PeerUnreachable(f"{self.peer_id[:8]} is not running")
         return self._loop
 
@@ -196,7 +197,7 @@ class SimTransport:
             far = self._find(peer)
             if not self._cut_off(far):
                 self._connect(far)
-        if far._loop is None:  # gone while cut off: the link breaks when it is used
+        if not far._up:  # gone while cut off: the link breaks when it is used
             self._hear_of(far)
         elif self._cut_off(far):
             world.stats["cut"] += 1
@@ -246,7 +247,7 @@ class SimTransport:
             heappush(loop.heap, (arrival, loop.order(), fn, args))
 
     def _arrive(self, peer: PeerId | None, frame: bytes) -> None:
-        if self._silent or self._loop is None:
+        if self._silent or not self._up:
             self.world.stats["cut"] += 1
         else:
             self._handler(peer, frame)
@@ -254,7 +255,7 @@ class SimTransport:
     def _forward(self, src: SimTransport, dst: SimTransport, frame: bytes) -> None:
         """As a relay."""
         stats = self.world.stats
-        if self._loop is None or dst._loop is None or not self.serves(dst):
+        if not (self._up and dst._up and self.serves(dst)):
             stats["cut"] += 1
             return
         stats["relayed"] += 1
@@ -262,15 +263,15 @@ class SimTransport:
         self._travel(dst, dst._arrive, (None, frame))
 
     def _leave(self) -> None:
-        loop = self._loop
-        if loop is None:
+        if not self._up:
             return
+        loop = self._running()
         del self.world.peers[self.peer_id]
-        self._loop = None
+        self._up = False
         loop.forget(self._handler)
         for far in self._links.values():
             far.routes.pop(self.peer_id, None)
-            if far._loop is not None and not self._cut_off(far):
+            if far._up and not self._cut_off(far):
                 far._hear_of(self)
         self.routes.clear()
         self._links.clear()
@@ -282,7 +283,7 @@ class SimTransport:
         heappush(loop.heap, (loop.clock + delay, loop.order(), self._lose, (far,)))
 
     def _lose(self, far: SimTransport) -> None:
-        if self._loop is not None and self._links.get(far.peer_id) is far:
+        if self._up and self._links.get(far.peer_id) is far:
             del self._links[far.peer_id]
             self._lost(far.peer_id)
 

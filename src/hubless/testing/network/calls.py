@@ -313,7 +313,7 @@ async def returning_peer(lab: Lab) -> None:
                 )
             finally:
                 await other.net.close()
-            await one.net.sleep(0.5)
+            await one.net.sleep(0.2)
 
 
 async def lost_links(lab: Lab) -> None:

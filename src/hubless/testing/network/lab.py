@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubless.errors import HublessError
+from hubless.net.envelope import is_sealed
 from hubless.net.identity import Identity
 from hubless.net.network import Network
 from hubless.net.transports.transport import PeerId, Transport
@@ -46,6 +47,10 @@ class Raw:
     def id(self) -> PeerId:
         """Its peer id."""
         return self.identity.peer_id
+
+    def hear(self, _: PeerId | None, frame: bytes) -> None:
+        """Remember a frame; of one that a relay brought, what is inside."""
+        self.heard.append(self.identity.open(frame[1:]) if is_sealed(frame) else frame)
 
     async def say(self, peer: PeerId, frame: bytes) -> None:
         """Send bytes as they are."""
@@ -98,7 +103,7 @@ class Lab:
         """A bare transport that knows its victims."""
         identity = self.identity()
         raw = Raw(identity, self.make(identity))
-        raw.transport.on_frame(lambda _, frame: raw.heard.append(frame))
+        raw.transport.on_frame(raw.hear)
         await raw.transport.start()
         try:
             for victim in victims:
@@ -133,7 +138,7 @@ async def fails(call: Awaitable[Any], kind: type[HublessError], otherwise: str) 
         raise AssertionError(f"{otherwise} (nothing came in {PATIENCE:g} s)") from None
     except HublessError as error:
         raise AssertionError(f"{otherwise} (came: {type(error).__name__}: {error})") from error
-    raise AssertionError(f"{otherwise} (came: {result!r})")
+    raise AssertionError(f"{otherwise} (came: {repr(result)[:80]})")
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from functools import partial
 
-from hubless.errors import HublessError, NetworkError
+from hubless.errors import HublessError, NetworkError, RequestTimeout
 from hubless.net.serving import Context
 from hubless.net.transports.transport import PeerId
 from hubless.testing.network.lab import Lab, Peer, fails, until
@@ -39,13 +40,14 @@ def _has(heard: list[tuple[PeerId, bytes]], count: int) -> bool:
 
 
 async def acquaint(peers: list[Peer]) -> None:
-    """Let everybody have a link with everybody."""
+    """Let everybody have a link with everybody; a link that loses a frame is there all the same."""
     for peer in peers:
         peer.net.serve("hello", lambda ctx, body: b"")
     for peer in peers:
         for other in peers:
             if other is not peer:
-                await peer.net.request(other.id, "hello", b"")
+                with contextlib.suppress(RequestTimeout):
+                    await peer.net.request(other.id, "hello", b"", timeout=1.0)
 
 
 async def joined(peers: list[Peer]) -> None:
@@ -146,7 +148,10 @@ async def conversation(lab: Lab) -> str:
         async def talk(peer: Peer) -> None:
             for turn in range(20):
                 other = peer.net.rng.choice([each.id for each in peers if each is not peer])
-                digest.update(await peer.net.request(other, "work", bytes([turn])))
+                try:
+                    digest.update(await peer.net.request(other, "work", bytes([turn]), timeout=1.0))
+                except RequestTimeout as error:
+                    digest.update(str(error).encode())
                 if turn % 5 == 0:
                     peer.net.publish("topic", peer.net.rng.randbytes(4))
 
