@@ -1,17 +1,20 @@
-"""Rounds of a population in which every peer keeps a model of its own."""
+"""Rounds of peers that keep models of their own: a whole population, or a shard of one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from hubless.learn.context import Message
 from hubless.learn.handover import hand
 from hubless.learn.inboxes import exchange_messages
 from hubless.learn.moment import Moment
 from hubless.learn.plan import HAND, Exchange, Plan, Train
 from hubless.learn.population import Cohort
+from hubless.learn.swaps import Swapping, alone
 from hubless.learn.training import Trained
 from hubless.learn.whole import WholeRows
 from hubless.learn.wire import deliver
@@ -20,7 +23,7 @@ from hubless.net.faults import Weather
 
 
 class Kept:
-    """Runs plans on rows ``[N, D]``."""
+    """Runs plans on the rows ``[n, D]`` of the peers that are held."""
 
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
@@ -28,21 +31,26 @@ class Kept:
         self._whole = WholeRows(wiring)
         self._starts: dict[int, Tensor] = {}
         self._roles: dict[int, str] = {}
+        self._numbers: Iterator[int] = itertools.count()
 
     def round(self, t: int, plan: Plan, weather: Weather) -> Outcome:
-        """One round."""
+        """One round of a whole population."""
+        return alone(self.steps(t, plan, weather))
+
+    def steps(self, t: int, plan: Plan, weather: Weather) -> Swapping[Outcome]:
+        """One round, stopping wherever messages must be carried between shards."""
         reached: dict[str, Tensor] = {}
         outcome = Outcome(torch.zeros(self.wiring.n, dtype=torch.bool))
-        self._starts, self._roles = {}, {}
+        self._starts, self._roles, self._numbers = {}, {}, itertools.count()
         for k, step in enumerate(plan):
             if isinstance(step, Train):
                 self._train(step, t, k, weather, reached, outcome.trained)
                 continue
-            moment = Moment(self.wiring, step, t, k, self._starts, self._roles)
+            moment = Moment(self.wiring, step, t, k, self._starts, self._roles, self._numbers)
             if step.name == HAND:
-                outcome.holders = self._hand(moment, weather)
+                outcome.holders = yield from self._hand(moment, weather)
             else:
-                reached[step.name] = self._exchange(moment, weather, outcome.trained)
+                reached[step.name] = yield from self._exchange(moment, weather, outcome.trained)
         return outcome
 
     def _train(
@@ -55,10 +63,11 @@ class Kept:
             peers = self._behind(peers)
             self._roles |= dict.fromkeys(peers.tolist(), role)
             for number, cohort in enumerate(self.population.cohorts):
-                here = peers[self.population.cohort_of[peers] == number]
+                here = peers[self.population.shape_of[peers] == number]
                 for part, hostile in self.wiring.split(here):
                     self._train_cohort(cohort, part, role, t, k, hostile, work, trained)
-        self.wiring.meter.clock += float(self.wiring.links.train_time(work.numpy(), weather.slow).max())
+        seconds = float(self.wiring.links.train_time(work.numpy(), weather.slow).max())
+        self.wiring.meter.count(seconds, self.wiring.links)
 
     def _behind(self, peers: Tensor) -> Tensor:
         """Who trains for these peers: the identities of one attacker train once."""
@@ -72,6 +81,10 @@ class Kept:
     ) -> None:
         wiring = self.wiring
         job = wiring.jobs(role, t, k, cohort.model, hostile)
+        place = None
+        if not self.population.whole:
+            place = wiring.line_up(job.chunks(peers, wiring.workers.count))
+            peers = peers[self.population.held[peers]]
         work[peers] += job.samples(peers)
         chunks = job.chunks(peers, wiring.workers.count)
 
@@ -85,11 +98,13 @@ class Kept:
         for done in wiring.workers.map(visit, len(chunks)):
             at = self.population.place[done.peers]
             self._remember(done)
-            fine = wiring.sound(done, t)
+            fine = wiring.sound(done, t, k, place)
             if not bool(fine.all()):
                 trained[done.peers[~fine]] = False
                 at, done = at[fine], done.only(fine)
             wiring.losses.append(done.losses)
+            if place is not None:
+                wiring.places.append(place[done.peers])
             cohort.put(at, None if done.rows is done.start else done.rows, done.state)
 
     def _forgets(self, peers: Tensor) -> bool:
@@ -103,26 +118,31 @@ class Kept:
             if self.wiring.curious or peer in self.wiring.hostile:
                 self._starts.setdefault(peer, done.start[at])
 
-    def _exchange(self, moment: Moment, weather: Weather, trained: Tensor) -> Tensor:
+    def _exchange(self, moment: Moment, weather: Weather, trained: Tensor) -> Swapping[Tensor]:
         exchange: Exchange = moment.exchange
         delivery = deliver(exchange, weather, moment.k, trained if exchange.collect else None)
         if self._whole.fits(exchange):
-            self._whole.exchange(moment, delivery)
+            delivery = yield from self._whole.exchange(moment, delivery)
         else:
-            exchange_messages(moment, delivery)
+            delivery = yield from exchange_messages(moment, delivery)
         return moment.reached(delivery.kept[1])
 
-    def _hand(self, moment: Moment, weather: Weather) -> list[int]:
-        exchange, merge = moment.exchange, self.wiring.merge
-        holder = int(exchange.src[0])
+    def _hand(self, moment: Moment, weather: Weather) -> Swapping[list[int]]:
+        holder = int(moment.exchange.src[0])
+        here = bool(self.population.held[holder])
+        heirs, said = yield from hand(moment, weather, self._handed(holder) if here else None)
+        for peer in heirs:
+            if peer != holder and bool(self.population.held[peer]):
+                other, row, state = self.population.peer(peer)
+                common = {name: value for name, value in said.items() if name in state}
+                moment.put(peer, other.model.paste(row, said), {**state, **common})
+        return heirs
+
+    def _handed(self, holder: int) -> Message:
+        """What goes to the next holders of the role: the model, and state that is alike everywhere."""
+        merge = self.wiring.merge
         cohort, w, s = self.population.peer(holder)
         names = () if merge.beside else merge.share or cohort.model.shared
         groups = {name: w[cohort.model.groups[name]] for name in names}
         alike = {*merge.common, *(cohort.model.shared_buffers if merge.share is None else ())}
-        common = {name: value for name, value in s.items() if name in alike}
-        heirs = hand(self.wiring, exchange, moment.k, weather, {**groups, **common})
-        for peer in heirs:
-            if peer != holder:
-                other, row, state = self.population.peer(peer)
-                moment.put(peer, other.model.paste(row, groups), {**state, **common})
-        return heirs
+        return {**groups, **{name: value for name, value in s.items() if name in alike}}

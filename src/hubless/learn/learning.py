@@ -28,7 +28,7 @@ from hubless.learn.streaming import Streaming
 from hubless.learn.success import wanted
 from hubless.learn.training import Workers
 from hubless.learn.wire import Meter
-from hubless.learn.wiring import Wiring
+from hubless.learn.wiring import Told, Wiring
 from hubless.learn.workload import Shards, Workload
 from hubless.net.faults import Faults, Weather
 from hubless.net.links import Links
@@ -179,26 +179,50 @@ class Run:
     def _first_world(self) -> World:
         return World(self.n, self.setting.seed, self.shards.sizes.cpu(), list(range(self.n)), lambda _: True)
 
-    def _build(self) -> _State:
-        setting, learning = self.setting, self.learning
+    @property
+    def streams(self) -> bool:
+        """Whether one model is stored for all peers."""
         shared = self._one_model and not (self.codec.hides or self.codec.remembers)
-        shared = shared and not (self.attack is not None and (self.attack.joint or self.attack.reduce))
-        cohorts = [
-            Cohort(model, ids, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
-            for model, ids in self.models
-        ]
+        return shared and not (self.attack is not None and (self.attack.joint or self.attack.reduce))
+
+    def wired(self, held: Tensor | None = None, *, remote: bool = False) -> tuple[Wiring, Streaming | Kept]:
+        """The state of the peers ``held`` (ids, rising; None: all) before the first round, and what runs rounds on it.
+
+        remote: the others are on machines that are not ours, so that even a model that all share is kept by each
+        """
+        setting, learning = self.setting, self.learning
+        shared = self.streams and held is None
+        shape_of = torch.zeros(self.n, dtype=torch.int64)
+        cohorts = []
+        for number, (model, ids) in enumerate(self.models):
+            shape_of[ids] = number
+            mine = ids if held is None else ids[torch.isin(ids, held)]
+            cohorts.append(
+                Cohort(model, mine, self._makers, setting.seed, shared=shared, common=set(self.merge.common))
+            )
         for cohort in cohorts:
             cohort.to(setting.device)
         workers = Workers(1 if setting.device == "cuda" else setting.threads)
+        population = Population(cohorts, self.n, shape_of)
+        meter = Meter(torch.zeros(self.n, dtype=torch.float64), held=None if population.whole else population.held)
         wiring = Wiring(
-            Population(cohorts, self.n), self.shards, self.local, learning.overlay, self.merge, self.codec,
+            population, self.shards, self.local, learning.overlay, self.merge, self.codec,
             self.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
-            Meter(torch.zeros(self.n, dtype=torch.float64)), learning.kernel, setting.memory, setting.nonfinite,
+            meter, learning.kernel, setting.memory, setting.nonfinite, remote,
         )  # fmt: skip
-        runner = Streaming(wiring) if shared else Kept(wiring)
-        return _State(wiring, runner, learning.overlay.init(self._world(wiring, self.faults.at(1))))
+        return wiring, Streaming(wiring) if shared else Kept(wiring)
 
-    def _world(self, wiring: Wiring, weather: Weather) -> World:
+    def _build(self) -> _State:
+        wiring, runner = self.wired()
+        return _State(wiring, runner, self.learning.overlay.init(self.world(wiring, self.faults.at(1))))
+
+    def weather(self, t: int, book: Mapping[str, Any]) -> Weather:
+        """What happens to peers in round t; the overlay's book says who the aggregator is, whom an event may hit."""
+        self._aggregator = int((book.get("holders") or [book.get("aggregator", 0)])[0])
+        return self.faults.at(t)
+
+    def world(self, wiring: Wiring, weather: Weather) -> World:
+        """What an overlay may know in a round."""
         alive = weather.alive
         joined, left = tuple(weather.joined.tolist()), tuple(weather.left.tolist())
         return World(self.n, self.setting.seed, self.shards.sizes, wiring.population.members(),
@@ -218,9 +242,8 @@ class Run:
         try:
             last = first - 1
             for t in range(first, self.rounds + 1):
-                self._aggregator = int((state.book.get("holders") or [state.book.get("aggregator", 0)])[0])
-                weather = self.faults.at(t)
-                world = self._world(state.wiring, weather)
+                weather = self.weather(t, state.book)
+                world = self.world(state.wiring, weather)
                 kept = copy.deepcopy(state.book) if self._may_end else state.book
                 plan = self.learning.overlay.plan(t, world, state.book)
                 if why := self._ended(t, plan, world):
@@ -228,11 +251,11 @@ class Run:
                     yield Record("event", last, data={"text": f"the run ends: {why}", "level": "warning"})
                     break
                 yield from observer.weather(t, weather)
-                state.wiring.losses.clear()
+                state.wiring.begin()
                 chatter = self.learning.overlay.chatter(t, state.book)
                 if chatter is not None:
                     state.wiring.meter.listen(chatter, self.links)
-                    state.wiring.events += chatter.events
+                    state.wiring.events += [Told((), text) for text in chatter.events]
                 done = state.runner.round(t, plan, weather)
                 if done.holders is not None:
                     self.learning.overlay.handed(done.holders, state.book)

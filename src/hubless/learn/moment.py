@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from hubless.learn.accept import Forms
 from hubless.learn.context import Context, Message, State
 from hubless.learn.plan import Exchange
 from hubless.learn.population import Cohort
+from hubless.learn.swaps import Address
 from hubless.learn.wiring import Wiring
 
 
@@ -23,6 +24,7 @@ class Moment:
 
     starts: rows ``[D]`` from before the round's training, of those who trained, where some part may ask
     roles:  what those who trained were asked to be
+    numbers: of the round's swaps between shards
     """
 
     wiring: Wiring
@@ -31,7 +33,13 @@ class Moment:
     k: int
     starts: Mapping[int, Tensor]
     roles: Mapping[int, str]
+    numbers: Iterator[int]
     _listening: dict[int, Context] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def listener(self) -> int:
+        """Some peer that is held here, where all would hear a message alike."""
+        return int(next(cohort.ids[0] for cohort in self.wiring.population.cohorts if len(cohort.ids)))
 
     @property
     def kind(self) -> str:
@@ -39,15 +47,18 @@ class Moment:
         return self.wiring.merge.kind(self.exchange.name)
 
     def cohort(self, peer: int) -> Cohort:
-        """The cohort of a peer."""
+        """The cohort that a peer is of, wherever it is held."""
         population = self.wiring.population
-        return population.cohorts[int(population.cohort_of[peer])]
+        return population.cohorts[int(population.shape_of[peer])]
 
     def context(self, peer: int, **more: Any) -> Context:
-        """What a part may know about one peer; the start of one that did not train is its present row."""
+        """What a part may know about one peer; the start of one that did not train is its present row.
+
+        Of one that is held elsewhere a receiver knows no row.
+        """
         cohort = self.cohort(peer)
         start = self.starts.get(peer)
-        if start is None:
+        if start is None and bool(self.wiring.population.held[peer]):
             start = cohort.rows[int(self.wiring.population.place[peer])]
         return self.wiring.context(
             self.t, self.k, cohort.model, peer, phase=self.exchange.name, kind=self.kind,
@@ -74,9 +85,18 @@ class Moment:
             if forms is not None:
                 forms.agree(m)
         except MessageError as error:
-            self.wiring.events.append(f"message of peer {sender} refused: {error}")
+            self.refuse(sender, receiver, str(error))
             return False
         return True
+
+    def refuse(self, sender: int, receiver: int, why: str) -> None:
+        """Tell that a message is not used."""
+        self.wiring.tell(f"message of peer {sender} refused: {why}", self.k, 4, receiver, sender)
+
+    def undecodable(self, address: Address, error: MessageError) -> None:
+        """Tell that a message does not decode, which all its receivers find alike."""
+        sender, to = address
+        self.wiring.tell(f"message of peer {sender} does not decode: {error}", self.k, 3, sender, to or 0)
 
     def put(self, peer: int, w: Tensor | None, s: State) -> None:
         """Write one peer back."""

@@ -81,8 +81,8 @@ class Observer:
     def events(self, t: int) -> Iterator[Record]:
         """What went wrong inside the round, in words, at most a few a round; and what hooks said and drew."""
         texts = self.wiring.events
-        for text in texts[:5]:
-            yield Record("event", t, data={"text": text, "level": "warning"})
+        for told in texts[:5]:
+            yield Record("event", t, data={"text": told.line, "level": "warning"})
         if len(texts) > 5:
             yield Record("event", t, data={"text": f"... and {len(texts) - 5} more like these", "level": "warning"})
         texts.clear()
@@ -122,7 +122,7 @@ class Observer:
     def _exclude(self, t: int) -> Any:
         def exclude(peer: int) -> None:
             self.population.excluded.add(peer)
-            self.wiring.events.append(f"peer {peer} excluded in round {t}")
+            self.wiring.tell(f"peer {peer} excluded in round {t}")
 
         return exclude
 

@@ -36,7 +36,8 @@ class Cohort:
         elif model.same:
             self.rows = first.repeat(len(ids), 1)
         else:
-            self.rows = torch.stack([model.start(_start_key(seed, 1 + int(peer))) for peer in ids])
+            rows = [model.start(_start_key(seed, 1 + int(peer))) for peer in ids]
+            self.rows = torch.stack(rows) if rows else first.new_zeros(0, model.size)
         self.state: State = {}
         self._add(model.state(), alike=shared)
         for maker in makers:
@@ -87,9 +88,15 @@ def _start_key(seed: int, peer: int) -> int:
 
 
 class Population:
-    """Every peer: cohorts, books, who is excluded."""
+    """Every peer, or those that a shard holds: cohorts, books, who is excluded.
 
-    def __init__(self, cohorts: Sequence[Cohort], n: int) -> None:
+    cohort_of: ``[n]`` number of each peer's cohort, -1 for one that is held elsewhere
+    place:     ``[n]`` its place in the cohort
+    shape_of:  ``[n]`` number of its cohort, wherever it is held
+    held:      ``[n]`` who is held here; ``whole`` when all are
+    """
+
+    def __init__(self, cohorts: Sequence[Cohort], n: int, shape_of: Tensor | None = None) -> None:
         self.cohorts = list(cohorts)
         self.n = n
         self.cohort_of = torch.full((n,), -1, dtype=torch.int64)
@@ -97,6 +104,9 @@ class Population:
         for number, cohort in enumerate(self.cohorts):
             self.cohort_of[cohort.ids] = number
             self.place[cohort.ids] = torch.arange(len(cohort.ids))
+        self.shape_of = self.cohort_of if shape_of is None else shape_of
+        self.held = self.cohort_of >= 0
+        self.whole = bool(self.held.all())
         self.books: dict[int, Book] = {}
         self.attack_books: dict[int, Book] = {}
         self.excluded: set[int] = set()

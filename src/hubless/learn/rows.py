@@ -14,18 +14,34 @@ CACHED = 32 << 20  # bytes of all rows up to which they stay in cache
 DENSE = 0.25  # share of all pairs beyond which a matrix product wins over row sums
 
 
+def dense(n: int, edges: int) -> bool:
+    """Whether sums among n peers are taken as a product of matrices."""
+    return edges > DENSE * n * n and n <= 4096
+
+
 class Sums:
     """Weighted sums over incoming edges, normalised over what arrived.
 
     src, dst: edges ``[E]``, sorted by destination; weight ``[E]``, non-negative. Destinations whose weights sum to 0
     receive nothing.
+
+    Rows of a shard are those of the peers ``among`` (ids, rising), and sums are for the ones ``held [n]``; they are
+    computed as they would be among all n.
     """
 
-    def __init__(self, n: int, src: Tensor, dst: Tensor, weight: Tensor) -> None:
+    def __init__(
+        self, n: int, src: Tensor, dst: Tensor, weight: Tensor, among: Tensor | None = None, held: Tensor | None = None
+    ) -> None:
         total = torch.zeros(n, dtype=torch.float64).index_add_(0, dst, weight)
         share = weight / total[dst].clamp_min(1e-300)
         keep = share > 0
+        self.everyone = n
+        self.dense = dense(n, int(keep.sum()))
         self.n = n
+        if among is not None and held is not None:
+            self.n = len(among)
+            keep &= held[dst]
+            src, dst = torch.searchsorted(among, src), torch.searchsorted(among, dst)
         self.src, self.dst, self.share = src[keep], dst[keep], share[keep]
         self.targets, counts = torch.unique_consecutive(self.dst, return_counts=True)
         self.ends = torch.cumsum(counts, 0)
@@ -49,10 +65,10 @@ class Sums:
             quiet = torch.ones(self.n, dtype=torch.bool)
             quiet[self.targets] = False
             out[quiet] = rows[quiet]
-        if rows.is_cuda or (sent is None and len(self.src) > DENSE * self.n * self.n and self.n <= 4096):
+        if rows.is_cuda or (sent is None and self.dense):
             self._product(out, rows, sent)
             return
-        if 4 * rows.numel() <= CACHED and rows.dtype == torch.float32:
+        if 4 * self.everyone * rows.shape[1] <= CACHED and rows.dtype == torch.float32:
             self._bags(out, rows, sent)
             return
         plan = self._rows()

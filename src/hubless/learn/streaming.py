@@ -6,6 +6,7 @@ number of peers, unless a part has to see every message.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from hubless.errors import MessageError
 from hubless.learn.context import Context, Message, State
 from hubless.learn.gathered import Gathered
 from hubless.learn.handover import hand
+from hubless.learn.moment import Moment
 from hubless.learn.plan import HAND, Exchange, Plan, Train
+from hubless.learn.swaps import Swapping, alone
 from hubless.learn.training import Trained
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Outcome, Wiring
@@ -45,6 +48,11 @@ class Streaming:
         self.model = self.cohort.model
         self._here = threading.local()
 
+    def steps(self, t: int, plan: Plan, weather: Weather) -> Swapping[Outcome]:
+        """One round, of a whole population only."""
+        yield from ()
+        return self.round(t, plan, weather)
+
     def round(self, t: int, plan: Plan, weather: Weather) -> Outcome:
         """One round."""
         outcome = Outcome(torch.zeros(self.wiring.n, dtype=torch.bool))
@@ -59,7 +67,7 @@ class Streaming:
                     trained[peers] = True
                     waiting.append((k, role, peers))
             elif step.name == HAND:
-                outcome.holders = self._hand(step, k, weather)
+                outcome.holders = self._hand(step, t, k, weather)
             elif step.collect:
                 self._collect(step, t, k, weather, waiting, seen, trained)
                 waiting = []  # a plan may collect more than once
@@ -114,7 +122,7 @@ class Streaming:
         charge(wiring.meter, delivery, size, wiring.links)
         if refusal is not None:
             wiring.meter.rejected += int(reached.sum()) - int(reached[hub])
-            wiring.events.append(f"message of peer {hub} refused: {refusal}")
+            wiring.tell(f"message of peer {hub} refused: {refusal}", k, 4, hub)
             reached &= torch.arange(wiring.n) == hub
             return reached, self._own()
         return reached, merge.apply(w, s, {}, m, ctx)
@@ -180,8 +188,8 @@ class Streaming:
                     return self._spoke(done, step, t, k, job.role, box, simple)
 
                 for result in wiring.workers.map(visit, len(chunks)):
-                    yield self._settled(result, t, trained)
-        wiring.meter.clock += float(wiring.links.train_time(work.numpy(), weather.slow).max())
+                    yield self._settled(result, t, at, trained)
+        wiring.meter.count(float(wiring.links.train_time(work.numpy(), weather.slow).max()), wiring.links)
 
     def _received(self, peers: Tensor, seen: Model, hub: int) -> tuple[Tensor, State]:
         """Rows and state of a chunk after the broadcast; the aggregator keeps what it has itself."""
@@ -219,9 +227,9 @@ class Streaming:
         said = merge.message(done.rows, done.state, {}, ctx)
         return Visit(done, ctx, said, box.partial(done.peers, said) if simple else None)
 
-    def _settled(self, visit: Visit, t: int, trained: Tensor) -> Visit:
+    def _settled(self, visit: Visit, t: int, k: int, trained: Tensor) -> Visit:
         """Back in the main thread: peers whose numbers blew up are left out, and lasting state is kept."""
-        fine = self.wiring.sound(visit.done, t)
+        fine = self.wiring.sound(visit.done, t, k)
         if not bool(fine.all()):
             trained[visit.done.peers[~fine]] = False
             said = None if visit.said is None else {name: value[fine] for name, value in visit.said.items()}
@@ -266,7 +274,7 @@ class Streaming:
                 box.forms.agree(m)
         except MessageError as error:
             wiring.meter.rejected += 1
-            wiring.events.append(f"message of peer {peer} refused: {error}")
+            wiring.tell(f"message of peer {peer} refused: {error}", ctx.k, 4, peer)
             return size
         box.add(peer, m)
         return size
@@ -288,7 +296,8 @@ class Streaming:
 
     # hand
 
-    def _hand(self, step: Exchange, k: int, weather: Weather) -> list[int]:
+    def _hand(self, step: Exchange, t: int, k: int, weather: Weather) -> list[int]:
         w, s = self._own()
         groups = {name: w[part] for name, part in self.model.groups.items()}
-        return hand(self.wiring, step, k, weather, {**groups, **s})
+        moment = Moment(self.wiring, step, t, k, {}, {}, itertools.count())
+        return alone(hand(moment, weather, {**groups, **s}))[0]

@@ -77,9 +77,8 @@ def secure_sums(moment: Moment, delivery: Delivery, said: Said) -> tuple[list[tu
             found.append((to, entry))
     post.close()
     if closed:
-        wiring.events.append(
-            f"inboxes in {exchange.name!r} that stayed closed: {len(closed)}; that of peer {closed[0]}: {why}"
-        )
+        text = f"inboxes in {exchange.name!r} that stayed closed: {len(closed)}; that of peer {closed[0]}: {why}"
+        wiring.tell(text, moment.k, 5)
     return found, closed
 
 
@@ -152,7 +151,7 @@ class _Post:
             m, s = self.before.forward(m, s, ctx)
             data = self.before.packer.pack(self.hiding.forward(m, s, ctx)[0])
         except MessageError as error:
-            self.moment.wiring.events.append(f"message of peer {peer} cannot be coded: {error}")
+            self.moment.wiring.tell(f"message of peer {peer} cannot be coded: {error}", self.moment.k, 2, peer)
             self.moment.wiring.meter.rejected += 1
             return None
         if self.before.stages:
@@ -161,19 +160,20 @@ class _Post:
 
     def _unpacked(self, heard: Mapping[int, bytes]) -> dict[int, Message]:
         """Messages that may be added to each other."""
-        meter, events = self.moment.wiring.meter, self.moment.wiring.events
+        meter, k = self.moment.wiring.meter, self.moment.k
         found: dict[int, Message] = {}
         for peer, data in heard.items():
             try:
                 found[peer] = self.before.packer.unpack(data)
             except CodecError as error:
-                events.append(f"message of peer {peer} does not decode: {error}")
+                self.moment.undecodable((peer, None), error)
         shapes = {
             peer: str([(name, value.dtype, value.shape) for name, value in m.items()]) for peer, m in found.items()
         }
         usual = Counter(shapes.values()).most_common(1)
         for peer in [peer for peer in found if shapes[peer] != usual[0][0]]:
-            events.append(f"message of peer {peer} refused: it has other names or shapes than those of most")
+            text = f"message of peer {peer} refused: it has other names or shapes than those of most"
+            self.moment.wiring.tell(text, k, 4, peer)
             del found[peer]
         meter.rejected += len(heard) - len(found)
         return found

@@ -12,6 +12,16 @@ Packets = Mapping[Address, bytes]
 Swapping = Generator["Swap", Packets, T]  # yields what is to be carried, is sent what came, and returns a T
 
 
+def alone(steps: Swapping[T]) -> T:
+    """Run a round of a population that is held in one piece, so that nothing is carried."""
+    try:
+        swap = next(steps)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise RuntimeError(f"a whole population has nothing to carry, but {swap.name!r} asks for it")
+
+
 @dataclass(frozen=True)
 class Swap:
     """What leaves a shard at one moment, and what should come in.

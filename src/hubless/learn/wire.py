@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,12 +13,27 @@ from hubless.net.faults import Weather
 from hubless.net.links import Links
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Messages of an exchange to others: ``src``, ``dst``, bytes ``each`` and whether it ``arrived``, all ``[E]``."""
+
+    src: Tensor
+    dst: Tensor
+    each: Tensor
+    arrived: Tensor
+
+
+Cost = Traffic | Chatter | float  # of an exchange, of small messages, of training in seconds
+
+
 @dataclass
 class Meter:
     """Counts since the start of the run; a message to oneself costs nothing.
 
     sent:    bytes that each peer sent ``[N]``
     control: those of the messages that carried no model
+    held:    whose messages are counted here ``[N]``, where others count the rest; None: everyone's
+    costs:   what was counted since somebody last took it, where others count the rest
     """
 
     sent: Tensor
@@ -26,6 +42,8 @@ class Meter:
     rejected: int = 0
     control: int = 0
     clock: float = 0.0
+    held: Tensor | None = None
+    costs: list[Cost] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """The counts as metrics of a record."""
@@ -50,10 +68,29 @@ class Meter:
 
     def listen(self, chatter: Chatter, links: Links) -> None:
         """Count small messages."""
-        self.sent += chatter.sent
-        self.messages += chatter.messages
-        self.control += chatter.messages
-        self.clock += chatter.seconds + chatter.trips * 2 * links.latency_ms / 1000
+        self.count(chatter, links)
+
+    def count(self, cost: Cost, links: Links) -> None:
+        """Count something."""
+        if self.held is not None:
+            self.costs.append(cost)
+        if isinstance(cost, float):
+            self.clock += cost
+        elif isinstance(cost, Traffic):
+            self.sent.index_add_(0, cost.src, cost.each)
+            self.messages += len(cost.src)
+            self.lost += int((~cost.arrived).sum())
+            self.clock += links.exchange_time(cost.src.numpy(), cost.dst.numpy(), cost.each.numpy())
+        else:
+            self.sent += cost.sent
+            self.messages += cost.messages
+            self.control += cost.messages
+            self.clock += cost.seconds + cost.trips * 2 * links.latency_ms / 1000
+
+    def gather(self, costs: Sequence[Sequence[Cost]], links: Links) -> None:
+        """Count what several shards counted, each its own, in the same order."""
+        for same in zip(*costs, strict=True):
+            self.count(_together(same), links)
 
 
 @dataclass(frozen=True)
@@ -81,6 +118,10 @@ class Delivery:
         """Whether everything that was sent arrived."""
         return bool(self.arrived.all())
 
+    def only(self, keep: Tensor) -> Delivery:
+        """The edges of a mask ``[E]``."""
+        return Delivery(self.src[keep], self.dst[keep], self.weight[keep], self.arrived[keep])
+
 
 def deliver(exchange: Exchange, weather: Weather, k: int, ready: Tensor | None) -> Delivery:
     """Which messages of an exchange are sent and which arrive; ``ready [N]`` says who has something to send."""
@@ -98,11 +139,23 @@ def deliver(exchange: Exchange, weather: Weather, k: int, ready: Tensor | None) 
 def charge(meter: Meter, delivery: Delivery, sizes: Tensor | int, links: Links) -> None:
     """Count an exchange: ``sizes`` are bytes a message, one for all or one an edge ``[E]``."""
     away = delivery.src != delivery.dst
+    if meter.held is not None:
+        away &= meter.held[delivery.src]
     src, dst = delivery.src[away], delivery.dst[away]
     each = (
         torch.full((len(src),), float(sizes), dtype=torch.float64) if isinstance(sizes, int) else sizes[away].double()
     )
-    meter.sent.index_add_(0, src, each)
-    meter.messages += len(src)
-    meter.lost += int((~delivery.arrived[away]).sum())
-    meter.clock += links.exchange_time(src.numpy(), dst.numpy(), each.numpy())
+    meter.count(Traffic(src, dst, each, delivery.arrived[away]), links)
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """One cost of those of several shards: training and waiting take as long as the slowest."""
+    traffic = [cost for cost in costs if isinstance(cost, Traffic)]
+    if traffic:
+        return Traffic(*(torch.cat([getattr(c, name) for c in traffic]) for name in ("src", "dst", "each", "arrived")))
+    chatter = [cost for cost in costs if isinstance(cost, Chatter)]
+    if chatter:
+        sent = torch.stack([cost.sent for cost in chatter]).sum(0)
+        trips, seconds = max(cost.trips for cost in chatter), max(cost.seconds for cost in chatter)
+        return Chatter(sent, sum(cost.messages for cost in chatter), trips, seconds)
+    return max(cost for cost in costs if isinstance(cost, float))

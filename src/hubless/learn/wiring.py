@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,22 @@ class NoSlope:
     clipped = input_grad = grad
 
 
+class Told(NamedTuple):
+    """Something that went wrong in a round, in words, and where in the round: texts of several shards go in that order.
+
+    times: how often, in place of ``{times}`` in the text
+    """
+
+    order: tuple[int, ...]
+    text: str
+    times: int = 1
+
+    @property
+    def line(self) -> str:
+        """The words."""
+        return self.text.replace("{times}", str(self.times))
+
+
 @dataclass
 class Outcome:
     """What a round came to: who trained ``[N]``, and who holds the aggregator role where it was handed on."""
@@ -45,7 +61,10 @@ class Outcome:
 
 @dataclass
 class Wiring:
-    """Everything that a round needs; see ``Learning`` for the parts."""
+    """Everything that a round needs; see ``Learning`` for the parts.
+
+    remote: messages come from machines that are not ours
+    """
 
     population: Population
     shards: Shards
@@ -63,8 +82,11 @@ class Wiring:
     kernel: str = "auto"
     memory: float = 512.0
     nonfinite: Literal["stop", "drop"] = "stop"
-    events: list[str] = field(default_factory=list)
+    remote: bool = False
+    events: list[Told] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
+    _placed: int = 0
 
     @property
     def n(self) -> int:
@@ -77,11 +99,34 @@ class Wiring:
         return any(hook.needs_messages for hook in self.hooks)
 
     @property
+    def wary(self) -> bool:
+        """Whether some messages may be of other names or shapes than the rest."""
+        return self.remote or bool(self.hostile)
+
+    @property
     def curious(self) -> bool:
         """Whether some part may ask for the rows before training."""
         reduce = self.merge.reduce
         mapped = reduce.linear or (reduce.vectorised and not reduce.starts)
         return not (self.merge.plain and self.codec.plain and mapped)
+
+    def tell(self, text: str, *order: int, times: int = 1) -> None:
+        """Put into the records what went wrong; ``order``: step of the plan, then stage and place within it."""
+        self.events.append(Told(order, text, times))
+
+    def begin(self) -> None:
+        """Forget what the last round left."""
+        self.losses.clear()
+        self.places.clear()
+        self._placed = 0
+
+    def line_up(self, chunks: list[Tensor]) -> Tensor:
+        """Places ``[N]`` of peers in the order in which a population that is held in one piece would train them."""
+        peers = torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.int64)
+        place = torch.zeros(self.n, dtype=torch.int64)
+        place[peers] = self._placed + torch.arange(len(peers))
+        self._placed += len(peers)
+        return place
 
     def judged(self, exchange: Exchange, messages: Mapping[int, Message]) -> dict[int, float]:
         """Factors on the senders' weights from all judges."""
@@ -163,7 +208,7 @@ class Wiring:
             return self.attack.reduce
         return self.merge
 
-    def sound(self, done: Trained, t: int) -> Tensor:
+    def sound(self, done: Trained, t: int, k: int, place: Tensor | None = None) -> Tensor:
         """Which of a chunk's peers still have finite numbers ``[C]``; raises or excludes as asked."""
         fine = done.finite
         if not bool(fine.all()):
@@ -173,7 +218,7 @@ class Wiring:
                 if self.nonfinite == "stop":
                     raise NonFiniteError(f"{what}; --nonfinite drop goes on without such peers", peer=peer, round=t)
                 self.population.excluded.add(peer)
-                self.events.append(f"peer {peer} dropped: {what}")
+                self.tell(f"peer {peer} dropped: {what}", k, 0, 0 if place is None else int(place[peer]))
                 if len(self.population.excluded) == self.n:
                     raise NonFiniteError(f"{what}, and no other peer is left", peer=peer, round=t)
         return fine
