@@ -77,7 +77,7 @@ def test_honest_voters_never_make_two_branches_final(seed, hostile, drift):
     random = Random(seed)
     views = {name: Attestations(NAMES, block(0)) for name in NAMES}
     last = dict.fromkeys(NAMES, (0, 0))
-    for _ in range(90):
+    for _ in range(150):
         name = random.choice(NAMES)
         view, (source_height, target_height) = views[name], last[name]
         favourite = "ab" if random.random() < drift else "ba"
@@ -85,12 +85,12 @@ def test_honest_voters_never_make_two_branches_final(seed, hostile, drift):
             own = [(h, key) for key, h in view.justified.items() if h == 0 or key.strip(b"-")[:1] == branch.encode()]
             height, source = max(own)
             target = target_height + 1
-            if height < source_height and NAMES.index(name) >= hostile or target <= height:
+            if (height < source_height and NAMES.index(name) >= hostile) or target <= height:
                 continue
             vote = Vote(name, source, height, block(target, branch), target)
             last[name] = (max(height, source_height), target)
             for other in NAMES:
-                if random.random() < 0.8:
+                if random.random() < 0.97:
                     views[other].add(vote)
     final = {key.strip(b"-")[:1] for view in views.values() for key, height in view.final.items() if height}
     assert len(final) <= 1

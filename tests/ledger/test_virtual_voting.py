@@ -1,6 +1,7 @@
 """Hashgraph: all honest peers work out one order, whatever the gossip, forks and silence of fewer than a third."""
 
 import hashlib
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubless.errors import LedgerError, NotAuthority, UnknownParent
+from hubless.ledger import virtual_voting
 from hubless.ledger.ancestry import bits
 from hubless.ledger.suites import Hasher
 from hubless.ledger.virtual_voting import NONE, Event, EventGraph, Poll
@@ -97,7 +99,7 @@ def test_most_events_are_ordered_soon_and_at_times_that_rise():
     assert rounds > 5
     assert all(x in view.famous for r in range(1, rounds + 1) for x in view.witnesses[r])
     times = [time for _, time in view.order]
-    assert sum(a > b for a, b in zip(times, times[1:], strict=False)) <= rounds  # only a new round may step back
+    assert sum(a > b for a, b in pairwise(times)) <= rounds  # only a new round may step back
     assert all(view.graph.events[x].time <= time for x, time in view.order)
 
 
@@ -154,8 +156,6 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_coin_round_decides_nothing_by_itself():
     """With a coin in every second round of voting, orders still agree and go on."""
-    from hubless.ledger import virtual_voting
-
     before, virtual_voting.COIN = virtual_voting.COIN, 2
     try:
         gossip = Gossip(4, Random(5))

@@ -42,6 +42,7 @@ class Attestations:
         self.guilty: dict[str, tuple[Vote, Vote]] = {}
         self._links: dict[tuple[bytes, bytes], dict[str, Vote]] = {}
         self._from: dict[bytes, dict[bytes, None]] = {}
+        self._proof: dict[bytes, list[Vote]] = {}
         self._votes: dict[str, list[Vote]] = {name: [] for name in self.authorities}
 
     def add(self, vote: Vote) -> bool:
@@ -64,6 +65,10 @@ class Attestations:
         self._from.setdefault(vote.source, {})[vote.target] = None
         return self._count(vote.source)
 
+    def since(self, height: int) -> list[Vote]:
+        """Votes that justified what lies above a height, for somebody who did not hear them."""
+        return [vote for target, votes in self._proof.items() if self.justified[target] > height for vote in votes]
+
     def _count(self, source: bytes) -> bool:
         """Follow the links that lead from a justified block."""
         found, waiting = False, [source]
@@ -78,6 +83,7 @@ class Attestations:
                 height = next(iter(votes.values())).target_height
                 if target not in self.justified:
                     self.justified[target] = height
+                    self._proof[target] = list(votes.values())
                     self.latest = max(self.latest, (height, target))
                     waiting.append(target)
                     found = True
