@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -46,6 +47,7 @@ class Op:
     """An operation: its bytes as they were signed, and what they say."""
 
     __slots__ = (
+        "__weakref__",
         "_held",
         "actor",
         "body",
@@ -75,6 +77,14 @@ class Op:
         self._held = False
 
     @classmethod
+    def read(cls, body: bytes, signature: bytes) -> Op:
+        """As the constructor; replicas in one process have an operation, and the check of its signature, together."""
+        op = _shared.get((body, signature))
+        if op is None:
+            op = _shared[body, signature] = cls(body, signature)
+        return op
+
+    @classmethod
     def signed(cls, identity: Identity, doc: str, seq: int, lamport: int, delta: Delta, prev: bytes) -> Op:
         """A new operation. Raises RecordRefused for one that is too long, ConfigError for a value of another kind."""
         try:
@@ -84,7 +94,7 @@ class Op:
         if len(body) > LIMITS.op:
             raise RecordRefused(f"an operation of {len(body)} bytes: at most {LIMITS.op}")
         try:
-            return cls(body, identity.sign(OP, body)).believe()
+            return cls.read(body, identity.sign(OP, body)).believe()
         except CodecError as error:
             raise ConfigError(f"{doc}: {error}") from None
 
@@ -102,6 +112,9 @@ class Op:
     def pair(self) -> Signed:
         """What travels."""
         return self.body, self.signature
+
+
+_shared: weakref.WeakValueDictionary[Signed, Op] = weakref.WeakValueDictionary()
 
 
 def proof(one: Op, other: Op) -> int | None:

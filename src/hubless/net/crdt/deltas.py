@@ -14,6 +14,7 @@ import msgspec
 from hubless.net.crdt.documents import Updates
 from hubless.net.crdt.types import Dot, GCounter, LWWMap, MVRegister, ORSet, PNCounter, State
 from hubless.net.policy import Limits
+from hubless.net.transports.transport import PeerId
 
 MOST = (1 << 63) - 1  # of a total
 Key: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # a peer id, or a hash
@@ -43,6 +44,10 @@ def _named(groups: Dots) -> set[Dot]:
     return {(actor.hex(), seq) for actor, seqs in groups.items() for seq in seqs}
 
 
+def _total(actor: PeerId, total: int) -> GCounter:
+    return GCounter({actor: total} if total else {})
+
+
 class Grow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="grow"):
     """The actor's new total in a GCounter."""
 
@@ -52,7 +57,7 @@ class Grow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     def state(self, dot: Dot, lamport: int) -> GCounter:
         """The delta, by who said it and when."""
-        return GCounter({dot[0]: self.total} if self.total else {})
+        return _total(dot[0], self.total)
 
 
 class Tally(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="tally"):
@@ -65,7 +70,7 @@ class Tally(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     def state(self, dot: Dot, lamport: int) -> PNCounter:
         """The delta, by who said it and when."""
-        return PNCounter(*(GCounter({dot[0]: total} if total else {}) for total in (self.up, self.down)))
+        return PNCounter(_total(dot[0], self.up), _total(dot[0], self.down))
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="put"):

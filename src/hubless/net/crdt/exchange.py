@@ -202,7 +202,7 @@ class Exchange:
         """Take what is new and holds; returns how much that was. The first forgery ends it."""
         many = len(signed) > INLINE
         try:
-            accused = [(Op(*one), Op(*other)) for one, other in pairs]
+            accused = [(Op.read(*one), Op.read(*other)) for one, other in pairs]
             ops = await self.net.run(_read, signed) if many else _read(signed)
         except CodecError:
             self.counts["malformed"] += 1
@@ -232,7 +232,7 @@ def _digest(replica: Replica) -> bytes:
 
 
 def _read(signed: list[Signed]) -> list[Op]:
-    return [Op(*pair) for pair in signed]
+    return [Op.read(*pair) for pair in signed]
 
 
 def _check(ops: list[Op]) -> None:

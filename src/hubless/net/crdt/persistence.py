@@ -76,7 +76,7 @@ def whole(data: bytes, doc: str) -> list[tuple[Op, ...]]:
 
 def _ops(record: bytes) -> tuple[Op, ...]:
     try:
-        return tuple(Op(body, signature) for body, signature in _decode(record))
+        return tuple(Op.read(body, signature) for body, signature in _decode(record))
     except (msgspec.MsgspecError, UnicodeError, CodecError) as error:
         raise IntegrityError(f"a record that does not decode: {error}") from None
 

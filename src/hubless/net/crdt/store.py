@@ -32,7 +32,7 @@ class CrdtStore:
     doc:     the document's name; replicas of the same name meet under the protocol ``crdt/DOC``
     members: who may write and is asked, asked anew each time. Who has written stays a member, or what they wrote is
              not taken by replicas that have not seen it yet
-    every:   seconds between two exchanges with a random member; 0: only when ``exchange`` is called
+    every:   seconds from one exchange with a random member to the next; 0: only when ``exchange`` is called
     folder:  where to keep the document; without one it lives in memory
     sync:    "sent": own operations are on disk before others can get them; "always": before the call returns
     counts:  what was dropped, by reason, and exchanges that "failed"
@@ -194,16 +194,18 @@ class CrdtStore:
             self._journal.close()
 
     async def _anti_entropy(self) -> None:
-        await self.net.sleep(self.net.rng.random() * self.every)
+        due = self.net.now() + self.net.rng.random() * self.every
         while True:
+            await self.net.sleep(max(0.0, due - self.net.now()))
+            due = max(due + self.every, self.net.now())  # counted from beginning to beginning
             others = sorted(peer for peer in self._ask_members() if peer != self.net.peer_id)
-            if others:
-                try:
-                    await self.exchange(self.net.rng.choice(others))
-                except (NetworkError, OSError) as error:
-                    self.counts["failed"] += 1
-                    log.debug("%s: exchange of %s: %s", self.net.peer_id[:8], self.doc, error)
-            await self.net.sleep(self.every)
+            if not others:
+                continue
+            try:
+                await self.exchange(self.net.rng.choice(others))
+            except (NetworkError, OSError) as error:
+                self.counts["failed"] += 1
+                log.debug("%s: exchange of %s: %s", self.net.peer_id[:8], self.doc, error)
 
     async def _answer(self, ctx: Context, body: bytes) -> bytes:
         try:
