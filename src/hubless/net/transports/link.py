@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from hubless.errors import FrameTooLarge, IntegrityError, PeerUnreachable
 from hubless.net.policy import Limits, Timeouts
@@ -14,6 +14,7 @@ from hubless.net.transports.framing import PIECE, Incoming, Outgoing
 from hubless.net.transports.transport import PeerId
 
 KEY, PORT = 32, 2
+WRITES = 4  # in one turn of the loop: other links have theirs before the next
 
 
 class Refused(IntegrityError):
@@ -108,8 +109,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A connection, its handshake done; whom that proves is read before any frame is."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's has no such base
         self._owner.made(self)
         transport.set_write_buffer_limits(high=2 * PIECE)
         _watch(transport.get_extra_info("socket"), self._owner.timeouts)
@@ -177,13 +177,12 @@ class Link(asyncio.BufferedProtocol):
         self._outgoing.add(frame)
         self._sent += 1
         if not self._due:
-            self._due = True
-            self.loop.call_soon(self._turned)
+            self._at_the_turn()
             if self._alone:
                 self._flush()
 
-    async def room(self) -> None:
-        """Wait until no more than ``limits.buffer`` bytes wait. Raises PeerUnreachable.
+    async def room(self) -> bool:
+        """Wait until no more than ``limits.buffer`` bytes wait; False: the link has ended.
 
         One at a time: if all who wait were woken at once, all would send.
         """
@@ -192,8 +191,7 @@ class Link(asyncio.BufferedProtocol):
                 while self.live and self._backlog() > self._owner.limits.buffer:
                     self._room.clear()
                     await self._room.wait()
-        if not self.live:
-            raise PeerUnreachable(f"peer {self.peer[:8]}: the link was lost")
+        return self.live
 
     def leave(self) -> None:
         """Send what waits, and then no more. The other side does the same, so no frame is lost."""
@@ -257,22 +255,31 @@ class Link(asyncio.BufferedProtocol):
         """Bytes that are not yet the operating system's."""
         return self._outgoing.size + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
+    def _at_the_turn(self) -> None:
+        if not self._due:
+            self._due = True
+            self.loop.call_soon(self._turned)
+
     def _turned(self) -> None:
         """A turn of the loop is over."""
-        self._alone = self._sent == 1
+        self._alone = self._sent <= 1
         self._sent = 0
         self._due = False
         self._flush()
 
     def _flush(self) -> None:
-        """Write what the other side takes; close when each side has sent its last."""
+        """Write what the other side takes, the rest in the next turn; close when each side has sent its last."""
         outgoing, transport = self._outgoing, self._transport
         if transport is None or transport.is_closing():
             return
         if outgoing.size:
             self.used = self.loop.time()
-            while outgoing.size and not self._paused:
+            for _ in range(WRITES):
+                if self._paused or not outgoing.size:
+                    break
                 transport.write(outgoing.take())
+            else:
+                self._at_the_turn()
         if not self._room.is_set() and self._backlog() <= self._owner.limits.buffer:
             self._room.set()
         if self._leaving and not self._incoming.open and not outgoing.size:

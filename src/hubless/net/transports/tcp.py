@@ -128,7 +128,11 @@ class TcpTransport:
             link = self._links.get((peer, BULK)) or await self._bulk(peer, main)
         if link is None:
             link = await self._dialled((peer, MAIN))
-        await link.room()
+        while not await link.room():  # it ended; there may be another, where both sides had dialled
+            other = self._links.get((peer, link.lane))
+            if other is None:
+                raise PeerUnreachable(f"peer {peer[:8]}: the link was lost")
+            link = other
 
     def send(self, peer: PeerId, frame: bytes) -> None:
         """Send, over a link that is there or is being dialled. Raises FrameTooLarge, PeerUnreachable.
@@ -159,7 +163,8 @@ class TcpTransport:
     def add_hint(self, peer: PeerId, addresses: list[str]) -> None:
         """Addresses ``host:port`` or ``[host]:port`` of a peer, the best first; others are counted and left out."""
         fitting = [address for address in addresses if _split(address)]
-        self.stats["reject:address"] += len(addresses) - len(fitting)
+        if len(fitting) < len(addresses):
+            self.stats["reject:address"] += len(addresses) - len(fitting)
         known = self._hints.pop(peer, [])
         self._hints[peer] = list(dict.fromkeys(fitting + known))[:ADDRESSES]
         if len(self._hints) > self.limits.hints:
@@ -323,7 +328,7 @@ class TcpTransport:
                     await link.ready
             except (OSError, PeerUnreachable, TimeoutError) as error:
                 link.drop()
-                failed.append(f"{address}: {getattr(error, 'strerror', None) or error or 'no answer'}")
+                failed.append(f"{address}: {getattr(error, 'strerror', None) or str(error) or 'no answer'}")
             except asyncio.CancelledError:
                 link.drop()
                 raise
@@ -332,7 +337,8 @@ class TcpTransport:
                 return
         dial = self._dials.pop(lane, None)
         if dial is not None:
-            self.stats["drop:unreachable"] += len(self._parked.pop(lane, ()))
+            if parked := self._parked.pop(lane, None):
+                self.stats["drop:unreachable"] += len(parked)
             _fail(dial, PeerUnreachable(f"peer {peer[:8]}: {'; '.join(failed)}"))
 
     async def _connect(self, link: Link, address: str) -> None:
