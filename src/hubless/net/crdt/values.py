@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from hubless.errors import CodecError, ConfigError
+from hubless.errors import ConfigError
 
 Value = Any  # None, bool, int of 64 bits, float, str, bytes, and lists and dicts (with str keys) of them
 DEPTH = 32  # of lists and dicts in each other
@@ -34,14 +34,6 @@ def pack(value: Value) -> bytes:
 def unpack(data: bytes) -> Value:
     """The value of bytes that ``pack`` made."""
     return _decoder.decode(data)
-
-
-def repack(data: bytes | msgspec.Raw) -> bytes:
-    """The canonical bytes of a value that another peer encoded. Raises CodecError."""
-    try:
-        return _encoder.encode(plain(_decoder.decode(data)))
-    except (msgspec.MsgspecError, ConfigError, UnicodeError, RecursionError) as error:
-        raise CodecError(f"a value that does not decode: {error}") from None
 
 
 def plain(value: Value, depth: int = 0) -> Value:
