@@ -97,6 +97,8 @@ class Fetch:
                     self.rank[index] = (0, lots[index])
                 else:
                     self.parts[index] = kept
+        if self.rank and not self.sources:
+            await self._look()
         while self.rank:
             if self.offers and self.provide:
                 self.provide = False

@@ -182,7 +182,8 @@ class _Search:
         self.asked: dict[PeerId, bool] = {}  # whether it answered
         self.flying: dict[PeerId, asyncio.Task[Found | None]] = {}
         self.over = asyncio.Event()
-        doors = dht.table.closest(target, max(width, ALPHA)) or [info.peer for info in dht.net.peers()]
+        spare = max(width, CAPACITY)  # where many are silent, the nearest alone are too few
+        doors = dht.table.closest(target, spare) or [info.peer for info in dht.net.peers()]
         for peer in doors:
             self._know(peer, 1)
 
