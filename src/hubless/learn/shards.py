@@ -88,6 +88,7 @@ class Shard:
         self.run = run
         self.held = sorted(held)
         self.wiring, self.runner = run.wired(torch.tensor(self.held, dtype=torch.int64), remote=remote)
+        self._planned = 0
         self.book = run.learning.overlay.init(run.world(self.wiring, run.faults.at(1)))
 
     def weather(self, t: int) -> Weather:
@@ -96,6 +97,7 @@ class Shard:
 
     def plan(self, t: int, weather: Weather) -> Plan:
         """The plan of round t, from this shard's own copy of the overlay's memory."""
+        self._planned = t
         return self.run.learning.overlay.plan(t, self.run.world(self.wiring, weather), self.book)
 
     def swaps(self, plan: Plan) -> int:
@@ -112,7 +114,7 @@ class Shard:
         meter.costs.clear()
         rejected, excluded = meter.rejected, set(wiring.population.excluded)
         outcome = yield from self.runner.steps(t, plan, weather)
-        if outcome.holders is not None:
+        if outcome.holders is not None and self._planned == t:
             self.run.learning.overlay.handed(outcome.holders, self.book)
         losses = torch.cat(wiring.losses) if wiring.losses else torch.zeros(0)
         places = torch.cat(wiring.places) if wiring.places else torch.zeros(0, dtype=torch.int64)
@@ -157,6 +159,10 @@ class Shard:
         self.book = tree("overlay", snapshot.tensors, meta["overlay"])
         self.run.faults.resolve(meta["faults"])
 
+    def adopt(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Take up the state of exactly the peers that are held."""
+        self.wiring.population.restore(tensors, scalars)
+
     def close(self) -> None:
         """End its threads."""
         self.wiring.workers.close()
@@ -198,8 +204,6 @@ def splittable(run: Run, held: Sequence[int], *, remote: bool) -> None:
         if run.attack.sees == "honest" and remote:
             raise ConfigError(f"attack: {name} needs the honest peers' messages, which {where}")
         if run.attack.joint and 0 < len(run.hostile & set(held)) < len(run.hostile):
-            raise ConfigError(f"attack: {name} needs all hostile peers in one place, which {where}")
-        if run.attack.joint and remote:
             raise ConfigError(f"attack: {name} needs all hostile peers in one place, which {where}")
     if remote and run.learning.overlay.reports:
         name = type(run.learning.overlay).__name__
