@@ -136,13 +136,6 @@ class SimLoop(asyncio.BaseEventLoop):
             heapq.heapify(self.heap)
             self._idle = 0
 
-    def forget(self, fn: Callable[..., Any]) -> int:
-        """Take frames for ``fn`` out of the air; returns how many."""
-        before = len(self.heap)
-        self.heap[:] = [entry for entry in self.heap if entry[2] is not fn]
-        heapq.heapify(self.heap)
-        return before - len(self.heap)
-
     def _run_once(self) -> None:
         ready, heap, pop = self._ready, self.heap, heapq.heappop
         turns = 0

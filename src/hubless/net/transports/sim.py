@@ -6,9 +6,7 @@ import asyncio
 import random
 import struct
 from collections.abc import Callable
-from functools import partial
 from heapq import heappush
-from types import MethodType
 from typing import Any
 
 from hubless.errors import ConfigError, FrameTooLarge, NetworkError, PeerUnreachable
@@ -28,7 +26,7 @@ class SimTransport:
 
     nat:      the kind of address translator that it is behind
     position: where it lies, drawn from the world's seed and its id
-    routes:   peers to which frames travel on a steady link: seconds, and who hears them
+    routes:   peers to which frames travel on a steady link: seconds, and what hears them
 
     Dialling and punching take no time; a dial that nobody answers takes ``timeouts.dial``. A frame that a relay carried
     comes from None: the link does not prove its sender. Draws come from a generator of the sender's own, so that one
@@ -99,10 +97,7 @@ class SimTransport:
 
     def on_frame(self, handler: FrameHandler) -> None:
         """Who hears frames."""
-        # an object of its own, by which frames in the air are found when this peer leaves
-        one = isinstance(handler, MethodType)
-        self._handler = MethodType(handler.__func__, handler.__self__) if one else partial(handler)  # type: ignore[attr-defined]
-        self.world.changed()
+        self._handler = handler
 
     def on_lost(self, handler: LostHandler) -> None:
         """Who hears that a peer has left or crashed; of this peer itself, when it crashes."""
@@ -148,8 +143,6 @@ class SimTransport:
     def silence(self, silent: bool) -> None:
         """Fall silent, or end it."""
         self._silent = silent
-        if silent:
-            self._running().forget(self._handler)
         self.world.changed()
 
     def fall(self) -> None:
@@ -210,8 +203,8 @@ class SimTransport:
         else:
             link = world.link_of(self.peer_id, peer)
             if link.steady and world.trace is None:
-                delay, handler = self.routes[peer] = (link.delay(self.position ^ far.position), far._handler)
-                heappush(loop.heap, (loop.clock + delay, loop.order(), handler, (self.peer_id, frame)))
+                delay, arrive = self.routes[peer] = (link.delay(self.position ^ far.position), far._arrive)
+                heappush(loop.heap, (loop.clock + delay, loop.order(), arrive, (self.peer_id, frame)))
             else:
                 self._travel(far, far._arrive, (self.peer_id, frame))
 
@@ -265,10 +258,8 @@ class SimTransport:
     def _leave(self) -> None:
         if not self._up:
             return
-        loop = self._running()
         del self.world.peers[self.peer_id]
         self._up = False
-        loop.forget(self._handler)
         for far in self._links.values():
             far.routes.pop(self.peer_id, None)
             if far._up and not self._cut_off(far):
