@@ -30,7 +30,7 @@ class Bench:
         return len({store.canonical() for store in self.stores}) == 1
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_bench() -> Callable:
     """Run ``body(bench)`` with ``peers`` stores that exchange only when they are told to."""
 

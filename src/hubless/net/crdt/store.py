@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Task
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -64,11 +65,18 @@ class CrdtStore:
         self._documents: dict[str, Document] = {}
         self._replica = Replica(doc)
         self._exchange = Exchange(net, self.proto, self._replica, self._ask_members, self._durable, self.counts)
-        self._journal = Journal(folder, doc, net.peer_id, sync, net.limits.journal) if folder is not None else None
-        if self._journal is not None:
-            self._restore(self._journal)
         self._served = net.serve(self.proto, self._answer)
-        self._task = net.spawn(self._anti_entropy(), self.proto) if every else None
+        self._journal: Journal | None = None
+        self._task: Task[None] | None = None
+        try:
+            if folder is not None:
+                self._journal = Journal(folder, doc, net.peer_id, sync, net.limits.journal)
+                self._restore(self._journal)
+            if every:
+                self._task = net.spawn(self._anti_entropy(), self.proto)
+        except BaseException:
+            self.close()
+            raise
 
     # writing
 
@@ -236,7 +244,6 @@ class CrdtStore:
         for ops in journal.read():
             word = self._replica.take(tuple(op.believe() for op in ops))
             if word not in (TAKEN, KNOWN, "cut"):
-                journal.close()
                 raise CheckpointError(f"{journal.folder}: an operation that does not follow from those before: {word}")
         self._replica.keep = journal.keep
 
