@@ -26,7 +26,6 @@ MARK = 0x40  # no frame of a Network begins with it
 RESERVE, GRANTED, CARRY, DELIVER, DENIED, LEAVING = range(6)
 HEAD = 2 + KEY
 SCHEME = "relay:"  # an address "relay:PEER@ADDRESS": reached through PEER, which is at ADDRESS ("" where it is known)
-OVERHEAD = 256  # bytes of head, box and signature
 WAYS = 4  # relays to one peer that are remembered
 
 
@@ -51,7 +50,7 @@ class RelayedTransport:
         if not inner.authenticated:
             raise ConfigError("relayed.inner: its links must prove their peers")
         self.inner, self.peer_id, self.authenticated = inner, inner.peer_id, True
-        self.max_frame = inner.max_frame - OVERHEAD
+        self.max_frame = inner.max_frame - HEAD
         self.timeouts, self.limits = timeouts, limits
         self.now, self.sleep, self.run = inner.now, inner.sleep, inner.run
         self.stats: Counter[str] = Counter()
@@ -117,11 +116,11 @@ class RelayedTransport:
 
     def send(self, peer: PeerId, frame: bytes) -> None:
         """Send now or never. Raises FrameTooLarge, PeerUnreachable."""
+        if len(frame) > self.max_frame:
+            raise FrameTooLarge(f"a frame of {len(frame):,} bytes: at most {self.max_frame:,}")
         relay = self._relay(peer)
         if relay is None:
             self.inner.send(peer, frame)
-        elif len(frame) > self.inner.max_frame - HEAD:
-            raise FrameTooLarge(f"a frame of {len(frame):,} bytes: at most {self.max_frame:,}")
         elif not is_sealed(frame):
             raise PeerUnreachable(f"{peer[:8]} is behind a relay, which would read what is not sealed")
         else:
