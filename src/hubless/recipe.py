@@ -93,7 +93,7 @@ class Schema:
             if name not in self.options:
                 raise ConfigError(f"{self.name}: unknown option {name!r}; {did_you_mean(name, self.options)}")
         try:
-            return dict(self.model(**given))
+            return dict(iter(self.model(**given)))  # not dict(model): that would take an option "keys" for its method
         except ValidationError as error:
             raise ConfigError(f"{self.name}.{explain(error)}") from None
 
@@ -144,13 +144,25 @@ class Recipe(Schema):
         own = {name: self._part(name, values[name]) for name in inspect.signature(self.function).parameters}
         setting = Setting(**{name: values[name] for name in Setting.model_fields})
         experiment: Experiment = self.function(**own)
-        return experiment.under(setting)
+        built = experiment.under(setting)
+        if setting.backend != "in-process" and hasattr(built, "origin"):
+            built.origin = _origin(self, values)
+        return built
 
     def _part(self, name: str, value: Any) -> Any:
         for note in getattr(self.options[name].annotation, "__metadata__", ()):
             if isinstance(note, Part):
                 return make(note.kind, value, where=f"{self.name}.{name}")
         return value
+
+
+def _origin(recipe: Recipe, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """From what another process can build the experiment again; None where an option is no text or number."""
+    from hubless.run.source import source_of
+
+    if not all(isinstance(value, str | int | float | bool | None) for value in values.values()):
+        return None
+    return source_of(recipe), dict(values)
 
 
 def recipe(*, system: int | None = None) -> Callable[[Callable[..., Any]], Recipe]:
