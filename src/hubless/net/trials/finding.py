@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+import statistics
+from dataclasses import dataclass, field, replace
 
 from hubless.net.transports.sim import Link, SimWorld, run_sim
-from hubless.net.trials.population import population
+from hubless.net.trials.population import LOSSY, population
+from hubless.run.stages import Findings
 
 TTL = 86_400.0
 STRIDE = 7  # between readers, so that a key's reader is not its publisher
@@ -18,6 +20,7 @@ class Keys:
 
     replicas: peers that are asked to keep each record
     width:    of lookups; 0 follows the size of the network
+    link:     of any two peers
     """
 
     peers: int = 200
@@ -25,8 +28,32 @@ class Keys:
     killed: float = 0.2
     replicas: int = 8
     width: int = 0
-    latency: tuple[float, float] = (0.02, 0.15)
-    loss: float = 0.01
+    link: Link = LOSSY
+
+    def findings(self, seed: int) -> Findings:
+        """The self, and the same with one replica."""
+        arms = {f"{self.replicas} replicas": find(self, seed), "1 replica": find(replace(self, replicas=1), seed)}
+        many, one = arms.values()
+        rounds = range(max(max(arm.rounds) for arm in arms.values()) + 1)
+        return Findings(
+            metrics={
+                "found_share": many.found,
+                "found_share_one_replica": one.found,
+                "lookup_rounds": statistics.fmean(many.rounds),
+                "lookup_rounds_most": max(many.rounds),
+                "lookup_steps": statistics.fmean(many.asked),
+                "lookup_seconds": statistics.median(many.seconds),
+                "replicas_kept": many.kept,
+                "contacts": many.table,
+            },
+            figures=[
+                {
+                    "type": "bars", "title": f"Rounds of a lookup after {self.killed:.0%} of the peers fell silent",
+                    "labels": [str(n) for n in rounds], "ylabel": "lookups",
+                    "groups": {name: [arm.rounds.count(n) for n in rounds] for name, arm in arms.items()},
+                }
+            ],
+        )  # fmt: skip
 
 
 @dataclass
@@ -55,7 +82,7 @@ def find(trial: Keys, seed: int) -> Gets:
 
 
 async def _find(trial: Keys, seed: int) -> Gets:
-    world = SimWorld(seed, Link(latency=trial.latency, loss=trial.loss))
+    world = SimWorld(seed, trial.link)
     draw, gets = random.Random(f"{seed}/keys"), Gets()
     async with population(world, trial.peers, width=trial.width or None) as peers:
         keys = [b"key %d" % i for i in range(trial.keys)]

@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from hubless.net.identity import Identity
 from hubless.net.network import Network
 from hubless.net.transports.nat import NatType
-from hubless.net.transports.sim import SimTransport
-from hubless.net.transports.world import SimWorld
+from hubless.net.transports.sim import Link, SimTransport, SimWorld
+
+LOSSY = Link(loss=0.01)
 
 
 @asynccontextmanager

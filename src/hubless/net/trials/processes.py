@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubless.net.trials.process import MERGE, OPERATIONS
+from hubless.run.stages import Findings
 
 SPARE = 5.0  # seconds beyond the deadline until a process that says nothing is given up
 
@@ -20,6 +21,21 @@ class Processes:
     count: int = 5
     megabytes: float = 8.0
     deadline: float = 30.0
+
+    def findings(self, seed: int) -> Findings:
+        """The self; no time is among what is found, as no two runs have the same."""
+        done = together(self, seed)
+        return Findings(
+            metrics={"operations_right": sum(count == self.count for count in done.right.values())},
+            figures=[
+                {
+                    "type": "table", "title": f"Operations that {self.count} processes did in {self.deadline:g} s each",
+                    "columns": ["operation", "right in so many processes", "of"],
+                    "rows": [[name, count, self.count] for name, count in done.right.items()],
+                }
+            ],
+            events=done.troubles,
+        )  # fmt: skip
 
 
 @dataclass

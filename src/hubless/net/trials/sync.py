@@ -12,11 +12,13 @@ from hubless.net.services.pieces import Pieces
 from hubless.net.services.sync import Sync
 from hubless.net.transports.sim import Link, SimWorld, run_sim
 from hubless.net.trials.population import population
+from hubless.run.stages import Findings
 
 if TYPE_CHECKING:
     from hubless.net.network import Network
 
 NAME = "model"
+POINTS = 80  # of a curve
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class Artefact:
 
     uplink: MB/s that a peer can send
     many:   whether followers fetch from each other, or all from the publisher
-    corrupt: further peers that offer the artefact and change a byte of every piece
+    liars:  further peers that offer the artefact and change a byte of every piece
     flight: requests to one source at a time
     chunk:  KiB of a piece
+    link:   of any two peers; its bandwidth is the uplink
     limit:  seconds after which it is over
     """
 
@@ -35,12 +38,41 @@ class Artefact:
     megabytes: float = 8.0
     uplink: float = 1.0
     many: bool = True
-    corrupt: int = 0
+    liars: int = 0
     flight: int = 4
     chunk: int = 256
-    latency: tuple[float, float] = (0.02, 0.15)
-    loss: float = 0.0
+    link: Link = field(default_factory=Link)
     limit: float = 600.0
+
+    def findings(self, seed: int) -> Findings:
+        """From each other, with liars among them, and all from the publisher."""
+        arms = {"from each other": sync(replace(self, liars=0), seed)}
+        if self.liars:
+            arms["from each other, some lie"] = sync(self, seed)
+        arms["from the publisher alone"] = alone = sync(replace(self, liars=0, many=False), seed)
+        many, lied = arms["from each other"], list(arms.values())[-2]
+        took = {name: arm.took(self) for name, arm in arms.items()}
+        times = [round(max(took.values()) * i / POINTS, 3) for i in range(POINTS + 1)]
+        return Findings(
+            metrics={
+                "sync_seconds": many.took(self),
+                "sync_seconds_one_source": alone.took(self),
+                "sync_speedup": alone.took(self) / many.took(self),
+                "sync_seconds_some_lie": lied.took(self),
+                "synced_share": min(arm.right for arm in arms.values()) / self.followers,
+                "pieces_refused": lied.refused,
+                "uploaded_share_of_publisher": many.uploaded,
+            },
+            figures=[
+                {
+                    "type": "lines", "title": f"Peers that have the artefact of {self.megabytes:g} MB",
+                    "xlabel": "seconds since it was announced", "ylabel": "peers", "x": times,
+                    "lines": {
+                        name: [sum(s <= time for s in arm.seconds) for time in times] for name, arm in arms.items()
+                    },
+                }
+            ],
+        )  # fmt: skip
 
 
 @dataclass
@@ -57,6 +89,10 @@ class Arrivals:
     right: int = 0
     refused: int = 0
     uploaded: float = 0.0
+
+    def took(self, trial: Artefact) -> float:
+        """Seconds until all had it; the limit where some never did."""
+        return self.seconds[-1] if len(self.seconds) == trial.followers else trial.limit
 
 
 class Changed(Pieces):
@@ -80,12 +116,12 @@ def sync(trial: Artefact, seed: int) -> Arrivals:
 async def _sync(trial: Artefact, seed: int) -> Arrivals:
     world = SimWorld(
         seed,
-        Link(latency=trial.latency, loss=trial.loss, bandwidth=trial.uplink * MIB),
+        replace(trial.link, bandwidth=trial.uplink * MIB),
         timeouts=replace(Timeouts(), blob=trial.limit),
         limits=Limits(flight=trial.flight, chunk=trial.chunk * KIB),
     )
     found = Arrivals()
-    async with population(world, 1 + trial.followers + trial.corrupt) as peers:
+    async with population(world, 1 + trial.followers + trial.liars) as peers:
         members = [net.peer_id for net in peers]
         syncs = [Sync(net, CrdtStore(net, "artefacts", lambda: members)) for net in peers]
         publisher, followers, liars = syncs[0], syncs[1 : 1 + trial.followers], syncs[1 + trial.followers :]
