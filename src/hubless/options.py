@@ -94,4 +94,6 @@ STANDARD: dict[str, str] = {
     "threads": "worker threads; 0 means one a core",
     "evaluate": "rounds between two evaluations of every peer; the last round always has one",
     "nonfinite": "when a peer's numbers blow up: stop the run, or drop the peer",
+    "backend": "where peers live: in-process, processes of this machine, or actors of ray; results are the same",
+    "workers": "processes or actors; 0 means one a core",
 }

@@ -82,7 +82,7 @@ class Kept:
         wiring = self.wiring
         job = wiring.jobs(role, t, k, cohort.model, hostile)
         place = None
-        if not self.population.whole:
+        if wiring.meter.held is not None:
             place = wiring.line_up(job.chunks(peers, wiring.workers.count))
             peers = peers[self.population.held[peers]]
         work[peers] += job.samples(peers)

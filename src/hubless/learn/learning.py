@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hubless.errors import CheckpointError, ConfigError, did_you_mean
+from hubless.learn import backends
 from hubless.learn.attacks import hostile
 from hubless.learn.codecs import Codec
 from hubless.learn.compatible import compatible, large_enough, owned, summable
@@ -23,6 +24,7 @@ from hubless.learn.observe import Observer
 from hubless.learn.plan import Overlay, Plan, World
 from hubless.learn.population import Cohort, Population, leaves, tree
 from hubless.learn.privacy import Privacy
+from hubless.learn.shards import reported
 from hubless.learn.slots import Attack, Hook, Local, Merge, Reduce
 from hubless.learn.streaming import Streaming
 from hubless.learn.success import wanted
@@ -35,6 +37,9 @@ from hubless.net.links import Links
 from hubless.parts import make
 from hubless.run.record import Experiment, Record, Snapshot
 from hubless.run.setting import Setting
+
+if TYPE_CHECKING:
+    from hubless.learn.backends.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ class Run:
             large_enough(self._first_plan(), self.merge.reduce)
         if self._may_end and (why := self._ended(1, self._first_plan(), self._first_world())):
             raise ConfigError(why)
+        backends.check(self)
+        self.origin: tuple[str, dict[str, Any]] | None = None  # recipe and options, where it was built from text
         self._state: _State | None = None
 
     @property
@@ -204,7 +211,7 @@ class Run:
             cohort.to(setting.device)
         workers = Workers(1 if setting.device == "cuda" else setting.threads)
         population = Population(cohorts, self.n, shape_of)
-        meter = Meter(torch.zeros(self.n, dtype=torch.float64), held=None if population.whole else population.held)
+        meter = Meter(torch.zeros(self.n, dtype=torch.float64), held=None if held is None else population.held)
         wiring = Wiring(
             population, self.shards, self.local, learning.overlay, self.merge, self.codec,
             self.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
@@ -215,6 +222,10 @@ class Run:
     def _build(self) -> _State:
         wiring, runner = self.wired()
         return _State(wiring, runner, self.learning.overlay.init(self.world(wiring, self.faults.at(1))))
+
+    def crew(self, wiring: Wiring) -> Crew | None:
+        """Who computes the rounds, where it is not this process."""
+        return backends.start(self, wiring)
 
     def weather(self, t: int, book: Mapping[str, Any]) -> Weather:
         """What happens to peers in round t; the overlay's book says who the aggregator is, whom an event may hit."""
@@ -240,6 +251,9 @@ class Run:
             yield observer.start()
             yield from self.learning.figures
         try:
+            state.crew = self.crew(state.wiring)
+            if state.crew is not None and resume is not None:
+                state.crew.restore()
             last = first - 1
             for t in range(first, self.rounds + 1):
                 weather = self.weather(t, state.book)
@@ -256,24 +270,37 @@ class Run:
                 if chatter is not None:
                     state.wiring.meter.listen(chatter, self.links)
                     state.wiring.events += [Told((), text) for text in chatter.events]
-                done = state.runner.round(t, plan, weather)
+                done = state.runs.round(t, plan, weather)
                 if done.holders is not None:
                     self.learning.overlay.handed(done.holders, state.book)
                 self._report(t, plan, state)
+                if t % self.setting.evaluate == 0 or t == self.rounds or self._watched:
+                    state.gather()
                 outcome = self._outcome(t, state)
                 record = observer.round(t, weather, done.trained, outcome, chatter.metrics if chatter else {})
                 yield from observer.events(t)
                 state.round = last = t
                 yield record
+            state.gather()
             outcome = self._outcome(last, state)
             yield observer.end(last, self.faults.at(last), outcome)
+        except GeneratorExit:  # whoever leaves now may still ask for a snapshot
+            state.gather()
+            raise
         finally:
             state.wiring.workers.close()
+            if state.crew is not None:
+                state.crew.close()
 
     @property
     def _may_end(self) -> bool:
         """Whether some hook may end the run early."""
         return any(type(hook).before is not Hook.before for hook in self.learning.hooks)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether some hook looks at the population after every round."""
+        return any(type(hook).round is not Hook.round for hook in self.learning.hooks)
 
     def _ended(self, t: int, plan: Plan, world: World) -> str | None:
         """Why some hook lets the run go no further than the round before t."""
@@ -296,20 +323,17 @@ class Run:
 
     def _report(self, t: int, plan: Any, state: _State) -> None:
         overlay = self.learning.overlay
-        if not overlay.reports:
-            return
-        found: dict[str, dict[int, Tensor]] = {name: {} for name in overlay.reports}
-        for cohort in state.wiring.population.cohorts:
-            for name in overlay.reports:
-                if name in cohort.state:
-                    found[name] |= dict(zip(cohort.ids.tolist(), cohort.state[name], strict=True))
-        overlay.observe(t, plan, found, state.book)
+        if overlay.reports:
+            crew = state.crew
+            found = crew.reports if crew is not None else reported(overlay, state.wiring.population.cohorts)
+            overlay.observe(t, plan, found, state.book)
 
     def snapshot(self) -> Snapshot:
         """The state after the last round; its tensors are the run's own, good until the next record is asked for."""
         if self._state is None:
             raise CheckpointError("checkpoint: the run has not begun")
         state, wiring = self._state, self._state.wiring
+        state.gather()
         book = dict(leaves(state.book))
         tensors = {**wiring.population.tensors(), "meter/sent": wiring.meter.sent}
         tensors |= {f"overlay/{path}": value for path, value in book.items() if isinstance(value, Tensor)}
@@ -351,3 +375,14 @@ class _State:
     runner: Streaming | Kept
     book: dict[str, Any]
     round: int = 0
+    crew: Crew | None = None
+
+    @property
+    def runs(self) -> Streaming | Kept | Crew:
+        """What runs rounds."""
+        return self.runner if self.crew is None else self.crew
+
+    def gather(self) -> None:
+        """Bring here what workers hold."""
+        if self.crew is not None:
+            self.crew.gather()

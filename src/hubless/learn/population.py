@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -154,6 +155,36 @@ class Population:
             found[kind] = {path: value for path, value in leaves(books) if not isinstance(value, Tensor)}
         return found
 
+    def portion(self, ids: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ``tensors`` and ``scalars`` are of a population that holds only the peers ``ids``."""
+        wanted = set(ids.tolist())
+        books = {peer: book for peer, book in self.books.items() if peer in wanted}
+        attack_books = {peer: book for peer, book in self.attack_books.items() if peer in wanted}
+        cohorts = []
+        for cohort in self.cohorts:
+            part = copy.copy(cohort)
+            keep = torch.isin(cohort.ids, ids)
+            part.ids = cohort.ids[keep]
+            part.rows = cohort.rows if cohort.shared else cohort.rows[keep]
+            part.state = {n: v[keep] if len(v) == len(cohort.ids) else v for n, v in cohort.state.items()}
+            cohorts.append(part)
+        part_of = Population(cohorts, self.n, self.shape_of)
+        part_of.books, part_of.attack_books, part_of.excluded = books, attack_books, self.excluded
+        return part_of.tensors(), part_of.scalars()
+
+    def collect(self, parts: Sequence[tuple[Tensor, dict[str, Tensor], dict[str, Any]]]) -> None:
+        """Take over what several shards hold: the ids of each, its ``tensors`` and its ``scalars``."""
+        self.books, self.attack_books = {}, {}
+        for ids, tensors, scalars in parts:
+            for number, cohort in enumerate(self.cohorts):
+                at = torch.nonzero(torch.isin(cohort.ids, ids)).flatten()
+                _scatter(cohort.rows, at, tensors[f"cohort.{number}/rows"], one=cohort.shared)
+                for name, value in cohort.state.items():
+                    _scatter(value, at, tensors[f"cohort.{number}/state/{name}"], one=len(value) < len(cohort.ids))
+            self.books |= tree("book", tensors, scalars["book"])
+            self.attack_books |= tree("attack", tensors, scalars["attack"])
+        self.books, self.attack_books = dict(sorted(self.books.items())), dict(sorted(self.attack_books.items()))
+
     def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """The inverse of ``tensors`` and ``scalars``.
 
@@ -178,6 +209,13 @@ class Population:
         self.excluded = set(scalars["excluded"])
         self.books = tree("book", tensors, scalars["book"])
         self.attack_books = tree("attack", tensors, scalars["attack"])
+
+
+def _scatter(into: Tensor, at: Tensor, value: Tensor, *, one: bool) -> None:
+    if one:
+        into.copy_(value)
+    else:
+        into[at] = value
 
 
 def leaves(book: Any, path: str = "") -> Iterable[tuple[str, Any]]:

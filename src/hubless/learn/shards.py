@@ -102,6 +102,8 @@ class Shard:
 
     def swaps(self, plan: Plan) -> int:
         """How many swaps a round of that plan has."""
+        if self.wiring.population.whole:
+            return 0
         attack = self.run.attack
         each = 2 if attack is not None and attack.sees == "honest" else 1
         return sum(1 if step.name == HAND else each for step in plan if isinstance(step, Exchange))

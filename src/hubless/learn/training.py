@@ -27,31 +27,39 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Threads that run chunks side by side, each with one torch thread; results come in the order of the chunks."""
+    """Threads that run chunks side by side, each with one torch thread; results come in the order of the chunks.
+
+    ``count`` of them are reckoned with when work is cut into chunks; ``limit`` may let fewer run.
+    """
 
     def __init__(self, threads: int) -> None:
         self.count = threads or os.cpu_count() or 1
+        self._running = self.count
         self._pool: ThreadPoolExecutor | None = None
 
     def map(self, work: Callable[[int], T], count: int) -> Iterator[T]:
         """``work(0), work(1), ...`` in order; at most two results a thread wait to be taken."""
-        if self.count == 1 or count == 1:
+        if self._running == 1 or count == 1:
             with _one_thread():
                 yield from map(work, range(count))
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.count, "hubless", lambda: torch.set_num_threads(1))
+            self._pool = ThreadPoolExecutor(self._running, "hubless", lambda: torch.set_num_threads(1))
         waiting: list[Future[T]] = []
         try:
             for number in range(count):
                 waiting.append(self._pool.submit(work, number))
-                if len(waiting) > 2 * self.count:
+                if len(waiting) > 2 * self._running:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
         finally:
             for future in waiting:
                 future.cancel()
+
+    def limit(self, threads: int) -> None:
+        """Let no more than so many run, before any has."""
+        self._running = min(self.count, threads)
 
     def close(self) -> None:
         """End the threads."""

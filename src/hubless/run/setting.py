@@ -24,3 +24,5 @@ class Setting(BaseModel):
     threads: Whole = 0
     evaluate: Count = 1
     nonfinite: Literal["stop", "drop"] = "stop"
+    backend: Literal["in-process", "processes", "ray"] = "in-process"
+    workers: Whole = 0

@@ -13,7 +13,7 @@ from hubless.run.setting import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNUSED = ("faults", "links", "trainable", "personal", "device", "nonfinite", "evaluate", "memory")
+UNUSED = ("faults", "links", "trainable", "personal", "device", "nonfinite", "evaluate", "memory", "backend", "workers")
 
 
 @dataclass(frozen=True)
