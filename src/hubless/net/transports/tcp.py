@@ -62,7 +62,7 @@ class TcpTransport:
         self.host, self.port = host, port
         self.allow, self.timeouts, self.limits = allow, timeouts, limits
         self.max_frame = limits.frame
-        self.authenticated = tls
+        self.authenticated = self._secure = tls
         self.stats: Counter[str] = Counter()
         self._contexts: Contexts | None = None
         self._frames: list[FrameHandler] = []
@@ -84,7 +84,7 @@ class TcpTransport:
 
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
-        if self.authenticated:
+        if self._secure:
             self._contexts = Contexts.of(self.identity)
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
@@ -321,7 +321,7 @@ class TcpTransport:
         addresses = list(self._hints.get(peer, ()))
         failed = [] if addresses else ["no address"]
         for address in addresses:
-            link = Link(self, self.authenticated, peer, Introduction(self.peer_id, name, self.port))
+            link = Link(self, self._secure, peer, Introduction(self.peer_id, name, self.port))
             try:
                 async with asyncio.timeout(self.timeouts.dial / len(addresses)):
                     await self._connect(link, address)
@@ -372,7 +372,7 @@ class TcpTransport:
 
     async def _greet(self, connection: socket.socket) -> None:
         """Handshake and introduction, in the time of a dial."""
-        link = Link(self, self.authenticated)
+        link = Link(self, self._secure)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeouts.dial):
