@@ -86,9 +86,10 @@ def test_an_actor_speaks_only_for_itself_and_leaves_no_gap():
     document.import_(first)
     everything = document.export(loro.ExportMode.Snapshot())
     junk = [b"", b"junk", first[:-2], bytes(100), edited("xyz", other), edited("again", me), everything]
-    view, dots = View(), iter(range(100))
-    for update in [first, *junk, edited("ghi", me, base=edited("abcd", me)), second]:
-        view.read(Updates({(LIAR.peer_id, next(dots)): (0, update)}))
+    view, state = View(), Updates()
+    for seq, update in enumerate([first, *junk, edited("ghi", me, base=edited("abcd", me)), second]):
+        state.merge(Updates({(LIAR.peer_id, seq): (0, update)}))
+        view.read(state)
     assert view.loro.get_deep_value() == {"t": "defabc"}
     assert view.refused == len(junk) + 1
     assert view.ends == {(LIAR.peer_id, 0): 6}

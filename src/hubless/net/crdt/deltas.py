@@ -13,6 +13,7 @@ import msgspec
 
 from hubless.net.crdt.documents import Updates
 from hubless.net.crdt.types import Dot, GCounter, LWWMap, MVRegister, ORSet, PNCounter, State
+from hubless.net.crdt.values import pack
 from hubless.net.policy import Limits
 from hubless.net.transports.transport import PeerId
 
@@ -108,9 +109,7 @@ class Add(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     def state(self, dot: Dot, lamport: int) -> ORSet:
         """The delta, by who said it and when."""
-        delta = ORSet().add(self.item, dot)
-        delta.gone = _named(self.seen) - {dot}
-        return delta
+        return ORSet({dot: pack(self.item)}, _named(self.seen) - {dot})
 
 
 class Remove(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="remove"):
@@ -135,9 +134,7 @@ class Assign(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     def state(self, dot: Dot, lamport: int) -> MVRegister:
         """The delta, by who said it and when."""
-        delta = MVRegister().assign(self.value, dot)
-        delta.gone = _named(self.seen) - {dot}
-        return delta
+        return MVRegister({dot: pack(self.value)}, _named(self.seen) - {dot})
 
 
 class Clear(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="clear"):

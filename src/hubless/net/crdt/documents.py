@@ -24,11 +24,17 @@ class Updates:
     """All updates of one document: era and bytes under the dot of the operation that carries them."""
 
     held: dict[Dot, tuple[int, bytes]] = field(default_factory=dict)
+    order: list[Dot] = field(default_factory=list, init=False, compare=False, repr=False)  # as they came
+
+    def __post_init__(self) -> None:
+        self.order.extend(self.held)
 
     def merge(self, other: Self) -> None:
         """Take in other updates."""
         for dot, update in other.held.items():
-            self.held.setdefault(dot, update)
+            if dot not in self.held:
+                self.held[dot] = update
+                self.order.append(dot)
 
     def value(self) -> Value:
         """What the document holds, as dicts, lists and texts. Raises ConfigError without the extra."""
@@ -52,12 +58,16 @@ class View:
         self.loro: Any = _loro().LoroDoc()
         self.ends: dict[tuple[PeerId, int], int] = {}
         self.refused = 0
-        self._seen: set[Dot] = set()
+        self._read = 0
+        self._own: set[Dot] = set()  # made here, and not read yet
 
     def read(self, updates: Updates) -> None:
-        """Take in what is new, each actor's updates in their order."""
-        for dot in sorted(updates.held.keys() - self._seen):
-            self._seen.add(dot)
+        """Take in what is new since the last time, each actor's updates in their order."""
+        new, self._read = updates.order[self._read :], len(updates.order)
+        for dot in sorted(new):
+            if dot in self._own:
+                self._own.remove(dot)
+                continue
             era, update = updates.held[dot]
             try:
                 self.ends[dot[0], era] = self._accept(speaker(dot[0], era), self.ends.get((dot[0], era), 0), update)
@@ -66,7 +76,7 @@ class View:
 
     def own(self, dot: Dot, era: int, end: int) -> None:
         """Know an update that was exported from this document."""
-        self._seen.add(dot)
+        self._own.add(dot)
         self.ends[dot[0], era] = end
 
     def _accept(self, peer: int, start: int, update: bytes) -> int:
