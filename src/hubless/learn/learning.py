@@ -26,6 +26,7 @@ from hubless.learn.population import Cohort, Population, leaves, tree
 from hubless.learn.privacy import Privacy
 from hubless.learn.shards import reported
 from hubless.learn.slots import Attack, Hook, Local, Merge, Reduce
+from hubless.learn.streamed import Streamed
 from hubless.learn.streaming import Streaming
 from hubless.learn.success import wanted
 from hubless.learn.training import Workers
@@ -192,13 +193,16 @@ class Run:
         shared = self._one_model and not (self.codec.hides or self.codec.remembers)
         return shared and not (self.attack is not None and (self.attack.joint or self.attack.reduce))
 
-    def wired(self, held: Tensor | None = None, *, remote: bool = False) -> tuple[Wiring, Streaming | Kept]:
+    def wired(
+        self, held: Tensor | None = None, *, remote: bool = False, shards: Sequence[Tensor] = ()
+    ) -> tuple[Wiring, Streaming | Kept]:
         """The state of the peers ``held`` (ids, rising; None: all) before the first round, and what runs rounds on it.
 
+        shards: ids of the peers of all shards, where they are known: all may then share one model
         remote: the others are on machines that are not ours, so that even a model that all share is kept by each
         """
         setting, learning = self.setting, self.learning
-        shared = self.streams and held is None
+        shared = self.streams and (held is None or bool(shards))
         shape_of = torch.zeros(self.n, dtype=torch.int64)
         cohorts = []
         for number, (model, ids) in enumerate(self.models):
@@ -210,14 +214,16 @@ class Run:
         for cohort in cohorts:
             cohort.to(setting.device)
         workers = Workers(1 if setting.device == "cuda" else setting.threads)
-        population = Population(cohorts, self.n, shape_of)
+        population = Population(cohorts, self.n, shape_of, shards)
         meter = Meter(torch.zeros(self.n, dtype=torch.float64), held=None if held is None else population.held)
         wiring = Wiring(
             population, self.shards, self.local, learning.overlay, self.merge, self.codec,
             self.attack, self.hostile, learning.hooks, self.links, setting.seed, workers,
             meter, learning.kernel, setting.memory, setting.nonfinite, remote,
         )  # fmt: skip
-        return wiring, Streaming(wiring) if shared else Kept(wiring)
+        if not shared:
+            return wiring, Kept(wiring)
+        return wiring, Streaming(wiring) if population.whole else Streamed(wiring)
 
     def _build(self) -> _State:
         wiring, runner = self.wired()

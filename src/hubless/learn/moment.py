@@ -59,7 +59,7 @@ class Moment:
         cohort = self.cohort(peer)
         start = self.starts.get(peer)
         if start is None and bool(self.wiring.population.held[peer]):
-            start = cohort.rows[int(self.wiring.population.place[peer])]
+            start = cohort.rows[0 if cohort.shared else int(self.wiring.population.place[peer])]
         return self.wiring.context(
             self.t, self.k, cohort.model, peer, phase=self.exchange.name, kind=self.kind,
             role=self.roles.get(peer, "train"), start=start, part=self._part(peer), **more,

@@ -95,9 +95,12 @@ class Population:
     place:     ``[n]`` its place in the cohort
     shape_of:  ``[n]`` number of its cohort, wherever it is held
     held:      ``[n]`` who is held here; ``whole`` when all are
+    shards:    ids of the peers of all shards, where they are known
     """
 
-    def __init__(self, cohorts: Sequence[Cohort], n: int, shape_of: Tensor | None = None) -> None:
+    def __init__(
+        self, cohorts: Sequence[Cohort], n: int, shape_of: Tensor | None = None, shards: Sequence[Tensor] = ()
+    ) -> None:
         self.cohorts = list(cohorts)
         self.n = n
         self.cohort_of = torch.full((n,), -1, dtype=torch.int64)
@@ -107,6 +110,7 @@ class Population:
             self.place[cohort.ids] = torch.arange(len(cohort.ids))
         self.shape_of = self.cohort_of if shape_of is None else shape_of
         self.held = self.cohort_of >= 0
+        self.shards = list(shards)
         self.whole = bool(self.held.all())
         self.books: dict[int, Book] = {}
         self.attack_books: dict[int, Book] = {}

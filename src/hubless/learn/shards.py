@@ -80,14 +80,21 @@ class Report:
 class Shard:
     """The peers ``held`` of a run; with ``remote`` the others are on machines that are not ours.
 
+    shards: the peers of all shards, where they are known
+
     Raises ConfigError for a part that needs more than a shard has.
     """
 
-    def __init__(self, run: Run, held: Sequence[int], *, remote: bool = False) -> None:
+    def __init__(
+        self, run: Run, held: Sequence[int], *, remote: bool = False, shards: Sequence[Sequence[int]] = ()
+    ) -> None:
         splittable(run, held, remote=remote)
         self.run = run
         self.held = sorted(held)
-        self.wiring, self.runner = run.wired(torch.tensor(self.held, dtype=torch.int64), remote=remote)
+        self.wiring, self.runner = run.wired(
+            torch.tensor(self.held, dtype=torch.int64), remote=remote,
+            shards=[torch.tensor(ids, dtype=torch.int64) for ids in shards],
+        )  # fmt: skip
         self._planned = 0
         self.book = run.learning.overlay.init(run.world(self.wiring, run.faults.at(1)))
 

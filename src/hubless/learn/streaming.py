@@ -22,7 +22,7 @@ from hubless.learn.moment import Moment
 from hubless.learn.plan import HAND, Exchange, Plan, Train
 from hubless.learn.swaps import Swapping, alone
 from hubless.learn.training import Trained
-from hubless.learn.wire import charge, deliver
+from hubless.learn.wire import Delivery, charge, deliver
 from hubless.learn.wiring import Outcome, Wiring
 from hubless.net.faults import Weather
 
@@ -31,8 +31,14 @@ Model = tuple[Tensor, State]  # a row [D] and the state that is alike everywhere
 
 @dataclass(frozen=True)
 class Visit:
-    """A chunk that has trained: its messages ``[C, ...]`` where they can be stacked, and their sums where those do."""
+    """A chunk that has trained: its messages ``[C, ...]`` where they can be stacked, and their sums where those do.
 
+    everyone: the peers of the chunk, wherever they are held
+    simple:   whether nothing happens to their messages but that they are summed
+    """
+
+    everyone: Tensor
+    simple: bool
     done: Trained
     context: Context
     said: Message | None
@@ -89,16 +95,33 @@ class Streaming:
     def _keep(self, peer: int, s: State) -> None:
         """Write back what one peer has for itself."""
         own = {name: value[None] for name, value in s.items() if not self._alike(name)}
-        self.cohort.put(torch.tensor([peer]), None, own)
+        self.cohort.put(self._at(torch.tensor([peer])), None, own)
+
+    def _at(self, peers: Tensor) -> Tensor:
+        """Places of peers in the cohort."""
+        return self.wiring.population.place[peers]
 
     # down
 
     def _broadcast(self, step: Exchange, t: int, k: int, weather: Weather) -> tuple[Tensor, Model]:
+        delivery = deliver(step, weather, k, None)
+        return self._heard_down(step, t, k, delivery, self._said_down(step, t, k, delivery))
+
+    def _heard_down(
+        self, step: Exchange, t: int, k: int, delivery: Delivery, m: Message | None
+    ) -> tuple[Tensor, Model]:
+        """Whom a broadcast reached, and what they have then; None: nobody could use it."""
+        reached = torch.zeros(self.wiring.n, dtype=torch.bool)
+        reached[delivery.kept[1]] = True
+        hub = int(step.src[0]) if len(step.src) else 0
+        if m is None:
+            return reached & (torch.arange(self.wiring.n) == hub), self._own()
+        return reached, self.wiring.merge.apply(*self._own(), {}, m, self._context(hub, t, k, step.name))
+
+    def _said_down(self, step: Exchange, t: int, k: int, delivery: Delivery) -> Message | None:
+        """The aggregator's message as its receivers decode it."""
         wiring, merge = self.wiring, self.wiring.merge
         w, s = self._own()
-        delivery = deliver(step, weather, k, None)
-        reached = torch.zeros(wiring.n, dtype=torch.bool)
-        reached[delivery.kept[1]] = True
         hub = int(step.src[0]) if len(step.src) else 0
         ctx = self._context(hub, t, k, step.name)
         m = merge.message(w, s, wiring.population.book(hub), ctx)
@@ -110,7 +133,7 @@ class Streaming:
             if wiring.codec.plain:
                 size = wiring.codec.length(m)
             else:
-                state = self.cohort.entries(torch.tensor([hub]))
+                state = self.cohort.entries(self._at(torch.tensor([hub])))
                 data, fresh = wiring.codec.encode(m, {name: value[0] for name, value in state.items()} | s, ctx)
                 size = len(data)
                 self._keep(hub, fresh)
@@ -121,11 +144,10 @@ class Streaming:
             refusal = error
         charge(wiring.meter, delivery, size, wiring.links)
         if refusal is not None:
-            wiring.meter.rejected += int(reached.sum()) - int(reached[hub])
+            wiring.meter.rejected += int((delivery.kept[1] != hub).sum())
             wiring.tell(f"message of peer {hub} refused: {refusal}", k, 4, hub)
-            reached &= torch.arange(wiring.n) == hub
-            return reached, self._own()
-        return reached, merge.apply(w, s, {}, m, ctx)
+            return None
+        return m
 
     # train and up
 
@@ -133,12 +155,12 @@ class Streaming:
         self, step: Exchange, t: int, k: int, weather: Weather, waiting: list[tuple[int, str, Tensor]],
         seen: Model, trained: Tensor,
     ) -> None:  # fmt: skip
-        wiring, merge = self.wiring, self.wiring.merge
+        wiring = self.wiring
         delivery = deliver(step, weather, k, trained)
         src, _, weight = delivery.kept
         arrives = torch.zeros(wiring.n, dtype=torch.float64)
         arrives[src] = weight
-        box = Gathered(arrives, keep=not merge.reduce.linear or wiring.judges or self._omniscient)
+        box = self._box(arrives)
         sizes = torch.zeros(wiring.n, dtype=torch.float64)
         late: list[tuple[int, Message, Context, State]] = []
         honest: dict[int, Message] = {}  # as they are meant, before any codec
@@ -163,6 +185,10 @@ class Streaming:
         if box.senders:
             self._conclude(step, t, k, box, seen)
 
+    def _box(self, weights: Tensor) -> Gathered:
+        wiring = self.wiring
+        return Gathered(weights, keep=not wiring.merge.reduce.linear or wiring.judges or self._omniscient)
+
     @property
     def _omniscient(self) -> bool:
         return self.wiring.attack is not None and self.wiring.attack.sees == "honest"
@@ -177,23 +203,38 @@ class Streaming:
         for at, role, peers in waiting:
             for part, hostile in wiring.split(peers):
                 job = wiring.jobs(role, t, at, self.model, hostile)
-                work[part] += job.samples(part)
                 chunks = job.chunks(part, wiring.workers.count)
+                place = None if wiring.meter.held is None else wiring.line_up(chunks)
+                pieces = self._pieces(chunks)
+                for _, mine in pieces:
+                    work[mine] += job.samples(mine)
 
-                def visit(number: int, job=job, chunks=chunks, hostile=hostile, at=at) -> Visit:  # type: ignore[no-untyped-def]
-                    rows, state = self._received(chunks[number], seen, hub)
-                    data = wiring.poison(t, at, self.model, chunks[number], rows) if hostile else {}
-                    simple = self._simple(chunks[number], box)
-                    done = job.run(chunks[number], rows, state, data, self._desk(rows) if simple else None)
-                    return self._spoke(done, step, t, k, job.role, box, simple)
+                def visit(number: int, job=job, pieces=pieces, hostile=hostile, at=at) -> Visit:  # type: ignore[no-untyped-def]
+                    everyone, mine = pieces[number]
+                    rows, state = self._received(mine, seen, hub)
+                    data = wiring.poison(t, at, self.model, mine, rows) if hostile else {}
+                    simple = self._simple(everyone, box)
+                    whole = simple and len(mine) == len(everyone)
+                    done = job.run(mine, rows, state, data, self._desk(rows) if whole else None)
+                    return self._spoke(done, step, t, k, job.role, box, everyone, simple)
 
-                for result in wiring.workers.map(visit, len(chunks)):
-                    yield self._settled(result, t, at, trained)
+                for result in wiring.workers.map(visit, len(pieces)):
+                    settled = self._settled(result, t, at, trained, place)
+                    if place is not None:
+                        wiring.places.append(place[settled.done.peers])
+                    yield settled
         wiring.meter.count(float(wiring.links.train_time(work.numpy(), weather.slow).max()), wiring.links)
+
+    def _pieces(self, chunks: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Chunks, each with those of its peers that are held here; one that has none is left out."""
+        if self.wiring.population.whole:
+            return [(chunk, chunk) for chunk in chunks]
+        held = self.wiring.population.held
+        return [(chunk, mine) for chunk in chunks if len(mine := chunk[held[chunk]])]
 
     def _received(self, peers: Tensor, seen: Model, hub: int) -> tuple[Tensor, State]:
         """Rows and state of a chunk after the broadcast; the aggregator keeps what it has itself."""
-        rows, state = seen[0].expand(len(peers), -1), self.cohort.entries(peers)
+        rows, state = seen[0].expand(len(peers), -1), self.cohort.entries(self._at(peers))
         state |= {name: value.expand(len(peers), *value.shape).clone() for name, value in seen[1].items()}
         if bool((here := peers == hub).any()):
             w, s = self._own()
@@ -215,28 +256,31 @@ class Streaming:
             desks[rows.shape] = torch.empty(rows.shape, device=rows.device)
         return desks[rows.shape]
 
-    def _spoke(self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered, simple: bool) -> Visit:
+    def _spoke(
+        self, done: Trained, step: Exchange, t: int, k: int, role: str, box: Gathered, everyone: Tensor, simple: bool
+    ) -> Visit:
         """In the worker: messages of the chunk and, where nothing more happens to them, their sums."""
         wiring, merge = self.wiring, self.wiring.merge
         kind = merge.kind(step.name)
         ctx = wiring.context(t, k, self.model, done.peers, phase=step.name, kind=kind, role=role, start=done.start)
         if not merge.vectorised:
-            return Visit(done, ctx, None, None)
-        if simple and not bool(done.finite.all()):
-            done, simple = replace(done, rows=done.rows.clone()), False
+            return Visit(everyone, simple, done, ctx, None, None)
+        whole = simple and len(done.peers) == len(everyone)
+        if whole and not bool(done.finite.all()):
+            done, whole = replace(done, rows=done.rows.clone()), False
         said = merge.message(done.rows, done.state, {}, ctx)
-        return Visit(done, ctx, said, box.partial(done.peers, said) if simple else None)
+        return Visit(everyone, simple, done, ctx, said, box.partial(done.peers, said) if whole else None)
 
-    def _settled(self, visit: Visit, t: int, k: int, trained: Tensor) -> Visit:
+    def _settled(self, visit: Visit, t: int, k: int, trained: Tensor, place: Tensor | None) -> Visit:
         """Back in the main thread: peers whose numbers blew up are left out, and lasting state is kept."""
-        fine = self.wiring.sound(visit.done, t, k)
+        fine = self.wiring.sound(visit.done, t, k, place)
         if not bool(fine.all()):
             trained[visit.done.peers[~fine]] = False
             said = None if visit.said is None else {name: value[fine] for name, value in visit.said.items()}
-            visit = Visit(visit.done.only(fine), visit.context, said, None)
+            visit = replace(visit, done=visit.done.only(fine), said=said, sums=None)
         self.wiring.losses.append(visit.done.losses)
         own = {name: value for name, value in visit.done.state.items() if not self._alike(name)}
-        self.cohort.put(visit.done.peers, None, own)
+        self.cohort.put(self._at(visit.done.peers), None, own)
         return visit
 
     def _spoken(self, visit: Visit) -> Iterator[tuple[int, Message, Context, State]]:

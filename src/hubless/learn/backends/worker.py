@@ -76,7 +76,7 @@ class Worker:
             for peer in peers:
                 self.owner[peer] = number
         torch.set_num_threads(said.inner)
-        self.shard = Shard(run, said.shards[said.mine])
+        self.shard = Shard(run, said.shards[said.mine], shards=said.shards)
         self.shard.wiring.workers.limit(said.threads)
 
     def _step(self, at: Swap | Report) -> Spoke | Done:
