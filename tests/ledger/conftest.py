@@ -49,7 +49,7 @@ class Town:
             name: count
             for net in self.nets
             for name, count in net.stats.items()
-            if (name.startswith("reject") or name.startswith("failed")) and count
+            if name.startswith(("reject", "failed")) and count
         }
 
 

@@ -145,7 +145,7 @@ def test_a_record_that_is_too_large_or_not_signed_is_refused(town, name):
 
 @pytest.mark.parametrize(("name", "proto"), [
     ("work", "record"), ("work", "block"), ("work", "blocks"), ("authority", "vote"), ("authority", "votes"),
-    ("tangle", "transaction"), ("tangle", "missing"), ("hashgraph", "told"), ("hashgraph", "lacks"),
+    ("tangle", "transaction"), ("tangle", "missing"), ("hashgraph", "told"), ("hashgraph", "ask"),
     ("dht", "read"), ("central", "put"), ("central", "get"),
 ])  # fmt: skip
 def test_junk_is_dropped_and_counted(town, name, proto):

@@ -39,7 +39,8 @@ def test_confirmed_is_what_nearly_all_tips_stand_on():
     tips = diamond()
     assert tips.confirm([3, 4]) == [2]
     assert tips.confirm([3, 4]) == []
-    assert tips.confirm([3]) == [1, 3]
+    assert tips.confirm([3]) == [1]
+    assert tips.open == 1 << 3 | 1 << 4
 
 
 def test_a_walk_prefers_the_heavy_and_alpha_zero_does_not():

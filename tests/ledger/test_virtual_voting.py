@@ -164,3 +164,18 @@ def test_a_coin_round_decides_nothing_by_itself():
         assert min(map(len, gossip.orders())) > 50
     finally:
         virtual_voting.COIN = before
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(4, 7), st.integers(0, 10**6))
+def test_rounds_follow_from_what_is_strongly_seen(n, seed):
+    """The sums over tips say the same as looking at every witness and every creator."""
+    gossip = Gossip(n, Random(seed), forkers=range((n - 1) // 3))
+    gossip.run(20 * n)
+    graph = gossip.views[-1].graph
+    for item in range(len(graph.events)):
+        event = graph.events[item]
+        parents = [graph.graph.index[p] for p in (event.self_parent, event.other_parent) if p != NONE]
+        base = max((graph.round[p] for p in parents), default=1)
+        seen = sum(graph.strongly_sees(item, w) for w in graph.witnesses[base] if w < item)
+        assert graph.round[item] == base + (3 * seen > 2 * n)

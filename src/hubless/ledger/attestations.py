@@ -1,14 +1,16 @@
 """Two thirds of a set of authorities make a block final: votes, and what follows from them.
 
 A vote says: from the justified block S to its descendant T. With votes of more than two thirds for one such link T is
-justified, and S is final when T is its child. An honest voter votes once a height and never steps back behind its own
-source, so two conflicting blocks are final only if a third have broken a rule, and their two votes prove it.
-Source: Buterin and Griffith, "Casper the Friendly Finality Gadget", 2017, sections 2 and 2.1, here for every block.
+justified, and S is final when all blocks from S to T are: when T is its child, or, as votes may travel for longer than
+a block takes, a few blocks on. An honest voter votes once a height and never steps back behind its own source, so two
+conflicting blocks are final only if a third have broken a rule, and their two votes prove it.
+Source: Buterin and Griffith, "Casper the Friendly Finality Gadget", 2017, sections 2 and 2.1, here for every block;
+Buterin et al., "Combining GHOST and Casper", 2020, definition 4.9, for links longer than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -30,10 +32,18 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         return msgspec.msgpack.encode((self.voter, self.source, self.source_height, self.target, self.target_height))
 
 
-class Attestations:
-    """Votes that came in, and the blocks that they made justified and final (hash to height)."""
+Between = Callable[[bytes, bytes], list[bytes] | None]
+SPAN = 8  # blocks that a link may lead over and still make its source final
 
-    def __init__(self, authorities: Iterable[str], genesis: bytes) -> None:
+
+class Attestations:
+    """Votes that came in, and the blocks that they made justified and final (hash to height).
+
+    between: the blocks between two on one branch, None when they are not known to be on one
+    """
+
+    def __init__(self, authorities: Iterable[str], genesis: bytes, between: Between = lambda *_: None) -> None:
+        self.between = between
         self.authorities = tuple(authorities)
         self.quorum = 2 * len(self.authorities) // 3 + 1
         self.justified: dict[bytes, int] = {genesis: 0}
@@ -42,6 +52,7 @@ class Attestations:
         self.guilty: dict[str, tuple[Vote, Vote]] = {}
         self._links: dict[tuple[bytes, bytes], dict[str, Vote]] = {}
         self._from: dict[bytes, dict[bytes, None]] = {}
+        self._strong: dict[tuple[bytes, bytes], None] = {}
         self._proof: dict[bytes, list[Vote]] = {}
         self._votes: dict[str, list[Vote]] = {name: [] for name in self.authorities}
 
@@ -87,11 +98,27 @@ class Attestations:
                     self.latest = max(self.latest, (height, target))
                     waiting.append(target)
                     found = True
-                if height == self.justified[source] + 1 and source not in self.final:
-                    self.final[source] = height - 1
-                    self.finalised = max(self.finalised, (height - 1, source))
-                    self._forget(height - 1)
-                    found = True
+                if source not in self.final and height - self.justified[source] <= SPAN:
+                    self._strong[source, target] = None
+        return self._finalise() or found
+
+    def _finalise(self) -> bool:
+        """Follow the links that may make their source final."""
+        found = False
+        for source, target in list(self._strong):
+            height = self.justified[source]
+            adjacent = self.justified[target] == height + 1
+            between = [] if adjacent else self.between(source, target)
+            if between is None or any(block not in self.justified for block in between):
+                if self.justified[target] + SPAN < self.latest[0]:
+                    del self._strong[source, target]
+                continue
+            del self._strong[source, target]
+            if source not in self.final:
+                self.final[source] = height
+                self.finalised = max(self.finalised, (height, source))
+                self._forget(height)
+                found = True
         return found
 
     def _forget(self, height: int) -> None:

@@ -134,6 +134,14 @@ class BlockTree:
             node = self.chain[height] if self.on_chain(node) else node.parent
         return node
 
+    def between(self, low: bytes, high: bytes) -> list[bytes] | None:
+        """Hashes of the blocks between two on one branch; None when they are not known to be on one."""
+        bottom, node, found = self.nodes.get(low), self.nodes.get(high), []
+        while bottom is not None and node is not None and node.height > bottom.height:
+            node = node.parent
+            found.append(node.hash if node else b"")
+        return found[:-1] if node is bottom and found else None
+
     def _follow(self, node: Node) -> Move | None:
         if node is self.head or not self.rank(node) > self.rank(self.head):  # type: ignore[operator]
             return None

@@ -36,9 +36,6 @@ class CentralDB(Engine):
         net.serve(f"{name}/put", self._put_for)
         net.serve(f"{name}/get", self._get_for)
 
-    async def start(self) -> None:
-        """Nothing runs by itself."""
-
     def close(self) -> None:
         """Close the database."""
         if self.rows is not None:

@@ -116,6 +116,10 @@ class DhtStore(Engine):
         self._sizes[root] = len(self.log)
         return root
 
+    def trusted(self, id: bytes) -> bytes:
+        """The id, which is a digest of the record."""
+        return id
+
     def prove(self, id: bytes, root: bytes | None = None) -> Proof:
         """Steps to a root over what this peer put; none to the id itself, which is a digest of the record."""
         if root == id:

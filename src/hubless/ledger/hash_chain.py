@@ -64,7 +64,7 @@ class HashChain(Engine):
         self.records_a_block = records_a_block
         self.tree = BlockTree(name, self.hasher, self._rank if isinstance(sealing, Authority) else None)
         authorities = sealing.authorities if isinstance(sealing, Authority) else ()
-        self.votes = Attestations(authorities, self.tree.head.hash)
+        self.votes = Attestations(authorities, self.tree.head.hash, self.tree.between)
         self.waiting: dict[bytes, bytes] = {}  # records in no block of the chain
         self.where: dict[bytes, Node] = {}  # the block of the chain that has a record
         self.spent: dict[bytes, bytes] = {}

@@ -1,14 +1,17 @@
 """Gossip about gossip: peers tell each other what they know, and the telling itself decides the order.
 
-Every ``every`` seconds a peer tells one other, drawn at random, all events that it does not know that one to have. Who
-is told makes an event of it, with the records that wait. Nobody sends a vote: the order follows (``virtual_voting``).
-An event whose parents have not come waits, and its bringer is told what the receiver has, so that a frame that was
-lost is made good by the next one.
+Every so many seconds a peer asks one other, drawn at random, what it does not know itself: it names the last event that
+it has of each creator. It is told the rest, tells the other in return what that one lacks, and each makes an event of
+what it was told, with the records that wait. Nobody sends a vote: the order follows (``virtual_voting``). A frame that
+is lost costs nothing but time, as the next question says again what is here. An event whose parents have not come waits
+for them.
 
 Source: Baird, SWIRLDS-TR-2016-01, section 4.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 import msgspec
 
@@ -49,7 +52,7 @@ class Gossip:
 class Hashgraph(Engine):
     """One peer's hashgraph. Safe and live while fewer than a third of the members are faulty.
 
-    every:           seconds between two tellings
+    every:           seconds between two questions of a peer
     records_a_event: most records of one event
     """
 
@@ -82,15 +85,13 @@ class Hashgraph(Engine):
         self.spent: dict[bytes, bytes] = {}
         self.early: Pending[bytes] = Pending(net.timeouts.orphan, net.limits.orphans)
         self._sizes: dict[bytes, int] = {}  # roots that were given out
-        self._knows: dict[PeerId, int] = dict.fromkeys(self.others, 0)  # events that a peer has, as far as we know
-        self._newest: dict[PeerId, int] = {}
-        net.serve(f"{name}/told", self._hear)
-        net.serve(f"{name}/lacks", self._lacks)
+        net.serve(f"{name}/ask", self._asked)
+        net.serve(f"{name}/told", self._told)
 
     async def start(self) -> None:
         """Take part."""
         self._create(NONE)
-        self.net.spawn(self._tell_around(), f"{self.name} gossip")
+        self.net.spawn(self._ask_around(), f"{self.name} gossip")
 
     async def append(self, record: Record) -> Receipt:
         """Put a record into the next event of this peer. Raises RecordTooLarge, SignatureError."""
@@ -136,86 +137,79 @@ class Hashgraph(Engine):
                     break
         return self._sizes.get(root)
 
-    async def _tell_around(self) -> None:
+    async def _ask_around(self) -> None:
         while True:
             await self.net.sleep(self.every * (0.5 + self.net.rng.random()))
             self.net.stats[f"reject:{self.name} unknown parent"] += self.early.expire(self.net.now())
-            self.tell_news(self.net.rng.choice(self.others))
+            self.tell_one(self.net.rng.choice(self.others), "ask", _encode(self._tips()))
 
-    def tell_news(self, peer: PeerId) -> None:
-        """Tell one peer what it does not have, as far as we know."""
-        news = list(bits(self.poll.have & ~self._knows[peer]))[:BATCH]
-        for item in news:
-            self._knows[peer] |= 1 << item
-        head = self.last
-        if len(news) == BATCH:  # it may stand on our head only when it has it
-            own = [item for item in news if self.graph.creator[item] == self.graph.creators[self.net.peer_id]]
-            head = self.graph.graph.hashes[own[-1]] if own else NONE
-        self.tell_one(peer, "told", _encode((head, [self.gossip.raws[item] for item in news])))
+    def _tips(self) -> list[bytes]:
+        """The last event that this peer has of each creator; all that it has are these and what they stand on."""
+        tips = self.graph.tips[self.graph.graph.index[self.last]]
+        return [self.graph.graph.hashes[tip] for tip in tips if tip >= 0]
 
-    def _hear(self, ctx: Context, body: bytes) -> None:
+    def _asked(self, ctx: Context, body: bytes) -> None:
         try:
-            head, raws = _told(body)
+            tips = _hashes(body)
+        except msgspec.MsgspecError:
+            self.drop("question")
+            return
+        self._tell(ctx.src, tips, self._tips())
+
+    def _tell(self, peer: PeerId, tips: list[bytes], own: list[bytes]) -> None:
+        """Tell a peer that has these tips what it lacks; with ``own`` tips, ask it to do the same."""
+        graph, mask = self.graph.graph, 0
+        for tip in tips:
+            place = graph.index.get(tip)
+            if place is not None and self.poll.has(place):
+                mask |= graph.past[place]
+        news = list(islice(bits(self.poll.have & ~mask), BATCH))
+        head = self.last
+        if len(news) == BATCH:  # the peer can stand on our head only when it has it
+            mine = [item for item in news if self.graph.creator[item] == self.graph.creators[self.net.peer_id]]
+            head = graph.hashes[mine[-1]] if mine else NONE
+        self.tell_one(peer, "told", _encode((head, [self.gossip.raws[item] for item in news], own)))
+
+    def _told(self, ctx: Context, body: bytes) -> None:
+        try:
+            head, raws, tips = _news(body)
         except msgspec.MsgspecError:
             self.drop("telling")
             return
-        if ctx.src not in self._knows:
-            self.drop("stranger")
-            return
-        missing = False
         for raw in raws:
-            missing |= self._take(raw, ctx.src)
+            self._take(raw)
         place = self.graph.graph.index.get(head)
         if place is not None and self.poll.has(place):
-            self._knows[ctx.src] |= self.graph.graph.past[place]
             self._create(head)
-        elif missing:
-            have = [self.graph.graph.hashes[tip] for tip in self.graph.tips[self._place(self.last)] if tip >= 0]
-            self.tell_one(ctx.src, "lacks", _encode(have))
+        if tips:
+            self._tell(ctx.src, tips, [])
 
-    def _lacks(self, ctx: Context, body: bytes) -> None:
-        """A peer did not get what it was told: it has no more than what these events stand on."""
-        try:
-            have = _hashes(body)
-        except msgspec.MsgspecError:
-            self.drop("lack")
-            return
-        if ctx.src in self._knows:
-            places = [self.graph.graph.index[key] for key in have if key in self.graph.graph]
-            mask = 0
-            for place in places:
-                mask |= self.graph.graph.past[place] if self.poll.has(place) else 0
-            self._knows[ctx.src] = mask
-
-    def _take(self, raw: bytes, src: PeerId) -> bool:
-        """Take an event in, and what waited for it; whether a parent is missing."""
-        ready, missing = [raw], False
+    def _take(self, raw: bytes) -> None:
+        """Take an event in, and what waited for it."""
+        ready = [raw]
         while ready:
             raw = ready.pop(0)
+            item = self.gossip.places.get(raw)
+            if item is not None and self.poll.has(item):
+                continue
             try:
-                item, key = self._read(raw)
+                item, key = self._read(raw, item)
             except UnknownParent as error:
-                missing = True
                 gone = self.early.wait(error.parent, raw, self.net.now())
                 self.net.stats[f"reject:{self.name} too many early"] += gone
                 continue
             except (LedgerError, msgspec.MsgspecError) as error:
                 self.drop(type(error).__name__)
                 continue
-            if src in self._knows:
-                self._knows[src] |= 1 << item
-            if not self.poll.has(item):
-                self._accept(item)
-                ready += self.early.release(key)
-        return missing
+            self._accept(item)
+            ready += self.early.release(key)
 
-    def _read(self, raw: bytes) -> tuple[int, bytes]:
-        """An event's place and hash. Raises UnknownParent, LedgerError, MsgspecError.
+    def _read(self, raw: bytes, item: int | None) -> tuple[int, bytes]:
+        """The place and the hash of an event that is new here. Raises UnknownParent, LedgerError, MsgspecError.
 
         What one peer of a shared ``Gossip`` has read and checked is the same for all; each pays for it.
         """
         graph = self.graph.graph
-        item = self.gossip.places.get(raw)
         if item is None:
             event = _event(raw)
             key = event.hash(self.hasher)
@@ -225,13 +219,12 @@ class Hashgraph(Engine):
                 self.vet(record)
             item = self.gossip.add(key, event, raw)
         event, key = self.graph.events[item], graph.hashes[item]
-        if not self.poll.has(item):
-            self.work["verified"] += 1 + len(event.records)
-            self.work["hashes"] += 3 + 2 * len(event.records)
-            for parent in (event.self_parent, event.other_parent):
-                if parent != NONE and not self.poll.has(graph.index[parent]):
-                    text = f"event {key.hex()[:8]} stands on {parent.hex()[:8]}, which is not here"
-                    raise UnknownParent(text, parent)
+        self.work["verified"] += 1 + len(event.records)
+        self.work["hashes"] += 3 + 2 * len(event.records)
+        for parent in (event.self_parent, event.other_parent):
+            if parent != NONE and not self.poll.has(graph.index[parent]):
+                text = f"event {key.hex()[:8]} stands on {parent.hex()[:8]}, which is not here"
+                raise UnknownParent(text, parent)
         return item, key
 
     def _create(self, other: bytes) -> None:
@@ -260,12 +253,9 @@ class Hashgraph(Engine):
         self.records[id] = raw
         self.settle(id)
 
-    def _place(self, key: bytes) -> int:
-        return self.graph.graph.index[key]
-
 
 _encode = msgspec.msgpack.Encoder().encode
 _event = msgspec.msgpack.Decoder(Event).decode
 _record = msgspec.msgpack.Decoder(Record).decode
-_told = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
+_news = msgspec.msgpack.Decoder(tuple[bytes, list[bytes], list[bytes]]).decode
 _hashes = msgspec.msgpack.Decoder(list[bytes]).decode

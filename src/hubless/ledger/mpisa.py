@@ -173,8 +173,11 @@ class Mpisa:
         self.written.append((anchor, roots))
         return (await self.anchors.append(anchor)).id
 
-    def prove(self, id: bytes) -> CrossProof:
-        """The way from a record to the present root of the anchor chain. Raises UnknownRecord while there is none."""
+    def prove(self, id: bytes, root: bytes | None = None) -> CrossProof:
+        """The way from a record to a root of the anchor chain, by default the present one.
+
+        Raises UnknownRecord while there is none.
+        """
         place = self._place(id)
         engine, commitment = place.engine, place.commitment
         hops: list[Hop] = []
@@ -183,11 +186,11 @@ class Mpisa:
             hops.append(Hop(Proof("dht", suite, []), [], commitment))
             id = commitment.id(self.anchors.hasher)
         if self.engines[engine] is self.anchors:
-            return CrossProof(hops, self.anchors.prove(id))
+            return CrossProof(hops, self.anchors.prove(id, root))
         for anchor, roots in self.written:
             try:
                 hop = Hop(self.engines[engine].prove(id, roots[engine]), self._across(roots, engine), anchor)
-                return CrossProof([*hops, hop], self.anchors.prove(anchor.id(self.anchors.hasher)))
+                return CrossProof([*hops, hop], self.anchors.prove(anchor.id(self.anchors.hasher), root))
             except (UnknownRecord, ProofError):
                 continue
         raise UnknownRecord(f"mpisa: record {id.hex()[:8]} is under no anchor yet")

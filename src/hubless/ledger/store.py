@@ -131,6 +131,13 @@ class Engine:
         self.watch: list[Callable[[bytes], None]] = []
         net.serve(f"{name}/read", self._read_for)
 
+    async def start(self) -> None:
+        """Take part in the protocol."""
+
+    async def append(self, record: Record) -> Receipt:
+        """Hand a record in. Raises RecordTooLarge, SignatureError, NetworkError."""
+        raise NotImplementedError
+
     def need(self, capability: Capability) -> None:
         """Raises CapabilityError unless this engine has it."""
         if capability not in OFFERS[self.kind]:
@@ -174,13 +181,18 @@ class Engine:
         self.work["verified"] += 1
         proofs.check(record, proof, root, self.hasher)
 
-    async def read(self, peer: PeerId, id: bytes, root: bytes) -> Record:
-        """A record as another peer has it, checked against a root that this one trusts.
+    def trusted(self, id: bytes) -> bytes:
+        """A root that this peer trusts, that other members can prove to, and that a final record is under."""
+        return self.root()
+
+    async def read(self, peer: PeerId, id: bytes, root: bytes | None = None) -> Record:
+        """A record as another peer has it, checked against a root that this one trusts, by default ``trusted``.
 
         Raises ProofError or SignatureError when what came is not what stands under the root, UnknownRecord when the
         peer has none, NetworkError when it does not answer.
         """
         self.need("proof")
+        root = self.trusted(id) if root is None else root
         answer = await self.net.request(peer, f"{self.name}/read", _encode((id, root)))
         if not answer:
             raise UnknownRecord(f"{self.name}: {peer[:8]} has no record {id.hex()[:8]} under that root")

@@ -113,15 +113,24 @@ class Tangle(Engine):
             del self._roots[next(iter(self._roots))]
         return root
 
+    def trusted(self, id: bytes) -> bytes:
+        """The hash of a tip that stands on the record. Raises UnknownRecord, ProofError."""
+        tips = self.tips.tips()
+        return self.tips.graph.hashes[tips[self._above(id, tips)]]
+
     def prove(self, id: bytes, root: bytes | None = None) -> Proof:
-        """Steps from a record to its transaction, from there to a tip that stands on it, and to the root over tips."""
+        """Steps from a record to its transaction, from there to a tip that stands on it, and to the root over tips.
+
+        A root may also be the hash of one transaction; the steps end there.
+        """
         root = self.root() if root is None else root
-        item, tips = self.where.get(id), self._roots.get(root)
-        if item is None or tips is None:
-            raise UnknownRecord(f"{self.name}: no record {id.hex()[:8]}, or no such root, here")
-        top = next((i for i, tip in enumerate(tips) if self.tips.graph.descends(tip, item)), None)
-        if top is None:
-            raise ProofError(f"{self.name}: none of the root's tips stands on record {id.hex()[:8]}")
+        tips = self._roots.get(root)
+        if tips is None and root in self.tips.graph:
+            tips = [self.tips.graph.index[root]]
+        if tips is None:
+            raise UnknownRecord(f"{self.name}: no such root here as {root.hex()[:8]}")
+        top = self._above(id, tips)
+        item = self.where[id]
         way = [tips[top]]
         while way[-1] != item:  # from the tip down, by whichever parent stands on it and is the older
             way.append(min(p for p in self.tips.parents[way[-1]] if self.tips.graph.descends(p, item)))
@@ -132,6 +141,16 @@ class Tangle(Engine):
             steps.append(self._part(child, 0 if transaction.left == self.tips.graph.hashes[parent] else 1))
         steps += merkle.path(self.hasher, [self.tips.graph.hashes[tip] for tip in tips], top)
         return Proof(self.kind, self.hasher.suite, steps)
+
+    def _above(self, id: bytes, tips: list[int]) -> int:
+        """Which of the tips stands on a record. Raises UnknownRecord, ProofError."""
+        item = self.where.get(id)
+        if item is None:
+            raise UnknownRecord(f"{self.name}: no record {id.hex()[:8]} here")
+        top = next((i for i, tip in enumerate(tips) if self.tips.graph.descends(tip, item)), None)
+        if top is None:
+            raise ProofError(f"{self.name}: none of the root's tips stands on record {id.hex()[:8]}")
+        return top
 
     def audit(self) -> list[str]:
         """Transactions that do not stand where they say, and records that are not what they say."""

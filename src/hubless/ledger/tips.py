@@ -102,11 +102,18 @@ class Tips:
         return rng.choice(near or [0])
 
     def confirm(self, sampled: Sequence[int], share: float = 0.95) -> list[int]:
-        """Confirm what at least ``share`` of the sampled tips stand on; its places, oldest first."""
+        """Confirm what at least ``share`` of the sampled tips stand on; its places, oldest first.
+
+        A tip says nothing for itself: what nobody has approved is not confirmed.
+        """
         losers, need = self.losers(), share * len(sampled)
         found = []
         for i in bits(self.open):
-            if not losers >> i & 1 and sum(self.graph.past[tip] >> i & 1 for tip in sampled) >= need:
+            if (
+                self.approvers[i]
+                and not losers >> i & 1
+                and sum(self.graph.past[tip] >> i & 1 for tip in sampled) >= need
+            ):
                 found.append(i)
                 self.open ^= 1 << i
         return found

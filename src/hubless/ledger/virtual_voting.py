@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import reduce
+from operator import and_, or_
 
 import msgspec
 
@@ -25,6 +26,8 @@ from hubless.ledger import merkle
 from hubless.ledger.ancestry import Ancestry, bits
 from hubless.ledger.suites import DIGEST, EVENT, META, Hasher
 
+SLOT = 16  # bits of a count of creators
+FULL = (1 << SLOT) - 1
 COIN = 10  # every so many rounds of voting is a coin round
 NONE = bytes(DIGEST)  # the parent of a creator's first event
 
@@ -69,6 +72,7 @@ class EventGraph:
         self.tips: list[tuple[int, ...]] = []  # an event's latest ancestor of each creator, -1 for none
         self.forkers: list[int] = []  # bits of creators of which an event knows a fork
         self.witnesses: dict[int, list[int]] = {}
+        self._below: list[int] = []  # witnesses of its round that an event descends from: see ``_near``
         self._strong: dict[int, list[int]] = {}
         self._votes: dict[tuple[int, int], bool] = {}
         self._decided: dict[tuple[int, int], bool | None] = {}
@@ -97,12 +101,35 @@ class EventGraph:
         self.parent.append(-1 if before is None else before)
         self._merge_tips(item, who, self.parent[item], places)
         base = max((self.round[place] for place in places), default=1)
-        seen = sum(self.strongly_sees(item, w) for w in self.witnesses.get(base, ()))
-        self.round.append(base + self.many(seen))
+        below = reduce(or_, (self._below[place] for place in places if self.round[place] == base), 0)
+        self._below.append(below)
+        self.round.append(base + self.many(len(self._near(item, base))))
         self.witness.append(before is None or self.round[item] > self.round[before])
+        if self.round[item] > base:
+            self._below[item] = 0
         if self.witness[item]:
-            self.witnesses.setdefault(self.round[item], []).append(item)
+            peers = self.witnesses.setdefault(self.round[item], [])
+            self._below[item] |= 1 << SLOT * len(peers)
+            peers.append(item)
         return item
+
+    def _near(self, item: int, base: int) -> list[int]:
+        """The witnesses of round ``base``, that of its parents, that an event strongly sees.
+
+        Each event has a number with a slot for every witness of its round, 1 where it descends from it: the sum over an
+        event's tips has in each slot how many creators' events descend from that witness.
+        """
+        forkers, below, rounds = self.forkers[item], self._below, self.round
+        total = below[item]
+        for c, tip in enumerate(self.tips[item]):
+            if tip >= 0 and tip != item and rounds[tip] == base and not forkers >> c & 1:
+                total += below[tip]
+        near = []
+        for w in self.witnesses.get(base, ()):
+            if self.many(total & FULL) and self.sees(item, w):
+                near.append(w)
+            total >>= SLOT
+        return near
 
     def _merge_tips(self, item: int, who: int, before: int, places: list[int]) -> None:
         tips, forkers = [-1] * self.size, 0
@@ -168,7 +195,7 @@ class EventGraph:
         """Events that all the famous witnesses descend from, without those in ``before``: place and time, in order."""
         known = self._batches.get((famous, before))
         if known is None:
-            new = reduce(lambda a, b: a & b, (self.graph.past[w] for w in famous)) & ~before
+            new = reduce(and_, (self.graph.past[w] for w in famous)) & ~before
             white = hashlib.sha256(b"".join(self.graph.hashes[w] for w in famous)).digest()
             keyed = [(self._median(famous, x), _xor(self.graph.hashes[x], white), x) for x in bits(new)]
             known = self._batches[famous, before] = [(x, time) for time, _, x in sorted(keyed)]
