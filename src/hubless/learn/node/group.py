@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO, BYE = "node/hello", "node/bye"
+DONE = b"done"
 SETTLE = 0.2  # seconds between two looks at who is here before the first round
 LEAD = 0.5  # seconds between naming the time of round 1 and that time
 ROUNDS = 1 << 31
@@ -62,6 +63,7 @@ class Here:
     member: Member
     here: bool = True
     round: int = 0
+    done: bool = False
 
 
 @dataclass
@@ -113,7 +115,8 @@ class Group:
         one = self.known.get(key)
         if one is not None and one.here:
             one.here = False
-            self._tell(f"{_names(one.member)} {key[:8]} is gone")
+            if not one.done:
+                self._tell(f"{_names(one.member)} {key[:8]} is gone")
             self.on_gone(key)
 
     def heard(self, key: PeerId) -> None:
@@ -243,12 +246,12 @@ class Group:
             log.warning("%s", error)
             return False
 
-    def leave(self) -> None:
-        """Tell all who are here."""
+    def leave(self, *, done: bool) -> None:
+        """Tell all who are here; ``done``: it is through all rounds."""
         for key, one in self.known.items():
             if one.here:
                 try:
-                    self.net.send(key, BYE, b"")
+                    self.net.send(key, BYE, DONE if done else b"")
                 except NetworkError:
                     continue
 
@@ -256,6 +259,7 @@ class Group:
         one = self.known.get(ctx.src)
         if one is not None:
             self.said_bye |= dict.fromkeys(one.member.peers)
+            one.done = body == DONE
             self.lost(ctx.src)
 
 

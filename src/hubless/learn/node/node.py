@@ -115,7 +115,7 @@ class Node:
             await self._finish()
         finally:
             tending.cancel()
-            self.group.leave()
+            self.group.leave(done=self.group.round >= self.run.rounds)
             self.shard.close()
 
     # rounds

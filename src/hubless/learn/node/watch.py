@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from hubless.net.faults import Faults, Weather
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hubless.learn.kept import Kept
     from hubless.learn.streaming import Streaming
     from hubless.net.network import Network
     from hubless.net.transports.transport import PeerId
@@ -96,6 +97,7 @@ class Watch:
             if why := self.ended():
                 raise HublessError(f"deploy: {why}")
             await self.net.sleep(LOOK)
+        self.group.news.clear()  # that all came is no news
 
     async def collect(self, t: int) -> dict[PeerId, Report]:
         """The reports of round t, once all that are here have sent theirs, or have been waited for.
@@ -176,9 +178,11 @@ class Deployed(Run):
         self._wiring: Wiring | None = None
         self._looked = 0
 
-    def wired(self, held: Tensor | None = None, *, remote: bool = False) -> tuple[Wiring, Streaming | Any]:
+    def wired(
+        self, held: Tensor | None = None, *, remote: bool = False, shards: Sequence[Tensor] = ()
+    ) -> tuple[Wiring, Streaming | Kept]:
         """The observer's copy of all peers; each has a model of its own."""
-        return super().wired(held, remote=True)
+        return super().wired(held, remote=True, shards=shards)
 
     def crew(self, wiring: Wiring) -> Any:
         """The nodes, started."""
