@@ -91,7 +91,7 @@ async def test_what_goes_wrong_is_said():
             one.tell(wrong, "add")
     with pytest.raises(ConfigError, match="msgpack cannot hold"):
         one.tell(other.address, "add", object())
-    with pytest.raises(ConfigError, match="agent.name"):
+    with pytest.raises(ConfigError, match=r"agent\.name"):
         Agent(a, "a@b")
     with pytest.raises(ConfigError, match="has a handler"):
         one.handle("add", one.add)
