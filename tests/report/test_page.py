@@ -197,3 +197,30 @@ def test_config_survives_the_options_of_a_run(save: Save) -> None:
     html = text_of(write(save(population(6, 2), config)))
     assert "<dt>peers</dt><dd>5000</dd>" in html
     assert "<dt>rates</dt><dd>0.1,1.0</dd>" in html
+
+
+def staged(last: int) -> list[Record]:
+    records = [Record("start", 0, data={"peers": 60, "stages": ["A: reach", "B: find", "C: other"]})]
+    found: list[dict[str, float]] = [{"direct_share": 0.683, "pairs": 3540}, {"found_share": 1.0, "rounds_most": 3}, {}]
+    for t, metrics in enumerate(found[:last], start=1):
+        records.append(Record("round", t, metrics))
+    ends = {name: value for metrics in found[:last] for name, value in metrics.items()}
+    return [*records, Record("end", last, ends, data={"finished": True})]
+
+
+def test_a_run_of_stages_speaks_of_stages_and_gets_a_table(save: Save) -> None:
+    html = text_of(write(save(staged(3))))
+    assert "All 3 stages ran." in html
+    assert tile(html, "Direct share") == "68.3 %"
+    assert tile(html, "Found share") == "100.0 %"
+    assert tile(html, "Stages") == "3"
+    assert "<dt>Rounds</dt>" not in html
+    assert "What the stages found" in html
+    assert "<td>B: find</td><td>Rounds most</td><td>3</td>" in html
+    assert "Other measurements" not in html  # curves of one point each
+
+
+def test_a_run_of_stages_that_stopped_says_after_which(save: Save) -> None:
+    html = text_of(write(save(staged(1)[:-1])))
+    assert "1 of 3 stages ran. The run was interrupted after stage 1;" in html
+    assert re.search(r"<dd>1</dd><dd class=\"remark\">of 3 planned</dd>", html)

@@ -8,7 +8,7 @@ record is drawn by its type (``report.recorded``), and a metric that nobody know
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hubless.report import curves, ink, maps, recorded
-from hubless.report.reading import Records
-from hubless.report.words import number, title
+from hubless.report.reading import Records, stages
+from hubless.report.words import measured, number, title
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,24 @@ def figures(records: Records, folder: Path | None = None) -> Iterator[Drawn]:
                 svg = ink.save(figure, plot.name, plot.title, folder)
                 yield Drawn(plot.name, plot.title, plot.reading, svg, wide=plot.wide)
         yield from _recorded(records, folder)
+        if named := stages(records):
+            yield _staged(records, named)
+            return
         for metric in curves.unknown_metrics(records):
             figure, name = curves.small(records, metric), f"metric-{kebab(metric)}"
             if figure is not None:
                 yield Drawn(name, title(metric), svg=ink.save(figure, name, title(metric), folder), small=True)
+
+
+def _staged(records: Records, named: Sequence[str]) -> Drawn:
+    """A table in place of curves that would have one point each."""
+    rows = tuple(
+        (named[r.round - 1], title(metric), measured(metric, value))
+        for r in records
+        if r.kind == "round"
+        for metric, value in r.metrics.items()
+    )
+    return Drawn("stages", "What the stages found", columns=("stage", "measured", "value"), rows=rows, wide=True)
 
 
 def _recorded(records: Records, folder: Path | None) -> Iterator[Drawn]:

@@ -30,6 +30,12 @@ def last_round(records: Records) -> int:
     return max((r.round for r in records), default=0)
 
 
+def stages(records: Records) -> list[str]:
+    """The stages of a run that does not learn round by round, one a round; none of any other."""
+    told = world(records).get("stages")
+    return [str(name) for name in told] if isinstance(told, list) else []
+
+
 def series(records: Records, metric: str) -> tuple[Array, Array]:
     """Rounds and values of a metric, both [T]; rounds where it is absent or not finite are left out."""
     found = {r.round: r.metrics[metric] for r in records if r.kind == "round" and metric in r.metrics}

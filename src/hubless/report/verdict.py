@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubless.report.reading import (
@@ -15,6 +15,7 @@ from hubless.report.reading import (
     last_round,
     metric_names,
     peer_count,
+    stages,
     world,
 )
 from hubless.report.words import count, duration, measured, percent, size, title
@@ -28,15 +29,20 @@ def verdict(records: Records, error: str = "") -> str:
     error: the traceback of a run that failed
     """
     peers, rounds = peer_count(records), last_round(records)
-    end = ending(records)
+    end, planned = ending(records), len(stages(records))
     stopped = error.strip().splitlines()[-1:]
     if not any(r.kind in ("round", "end") for r in records):
         return " ".join(["Nothing has been measured: the run stopped before its first round ended.", *stopped])
-    said = [f"{_who(records, peers)}{_outcome(records, rounds)}.", *_spread(records), *_trouble(records, peers)]
+    if planned:
+        said = [f"{'All' if rounds == planned else f'{rounds} of'} {count(planned, 'stage')} ran."]
+    else:
+        said = [f"{_who(records, peers)}{_outcome(records, rounds)}.", *_spread(records)]
+    said += _trouble(records, peers)
     if stopped:
-        said.append(f"The run failed after round {rounds}: {stopped[0]}")
+        said.append(f"The run failed after {'stage' if planned else 'round'} {rounds}: {stopped[0]}")
     elif end is None:
-        said.append(f"The run was interrupted after round {rounds}; what is shown is what it had by then.")
+        place = f"{'stage' if planned else 'round'} {rounds}"
+        said.append(f"The run was interrupted after {place}; what is shown is what it had by then.")
     elif end.data.get("finished") is False:
         said.append("The run did not finish.")
     if end is not None and final(records, "accuracy") is None and end.data.get("text"):
@@ -102,12 +108,12 @@ def tiles(records: Records, seconds: float | None) -> list[Tile]:
         if value is not None and not alone and (metric != "loss" or not found):
             remark = {"accuracy": "mean over peers", "accuracy_worst": "live and honest"}.get(metric, "mean over peers")
             found.append((label, measured(metric, value), remark))
+    planned, rounds, named = world(records).get("rounds"), last_round(records), stages(records)
     if not found:
-        found = _own(records)
-    planned = world(records).get("rounds")
-    rounds = last_round(records)
+        found = _staged(records, named) if named else _own(records)
+    planned = len(named) or planned
     short = isinstance(planned, int) and planned > rounds
-    found.append(("Rounds", f"{rounds:,}", f"of {planned:,} planned" if short else ""))
+    found.append(("Stages" if named else "Rounds", f"{rounds:,}", f"of {planned:,} planned" if short else ""))
     if (total := final(records, "bytes")) is not None and peers:
         found.append(("Sent by a peer", size(total / peers), f"{size(total)} by all"))
     if (epsilon := final(records, "epsilon")) is not None:
@@ -129,6 +135,12 @@ def _own(records: Records) -> list[Tile]:
     known = {"bytes", "clock", "alive", "messages", "trained"}
     shown = [(name, final(records, name)) for name in names if name not in known]
     return [(title(name), measured(name, value), "") for name, value in shown if value is not None][:4]
+
+
+def _staged(records: Records, named: Sequence[str]) -> list[Tile]:
+    """What each stage names first; a stage that measured nothing has none."""
+    firsts = [(named[r.round - 1], next(iter(r.metrics.items()))) for r in records if r.kind == "round" and r.metrics]
+    return [(title(name), measured(name, value), stage) for stage, (name, value) in firsts][:5]
 
 
 def summary(config: Mapping[str, Any], records: Records) -> str:

@@ -63,8 +63,9 @@ def number(value: Any) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is shown in per cent."""
-    return ("accuracy" in metric or "success" in metric) and not metric.endswith("std")
+    """Whether a metric is shown in per cent: an accuracy, a success, or what calls itself a share."""
+    named = "accuracy" in metric or "success" in metric or "share" in metric.replace(" ", "_").split("_")
+    return named and not metric.endswith("std")
 
 
 def measured(metric: str, value: float) -> str:
