@@ -35,7 +35,7 @@ class Apart:
             seed, peers=self.peers, sides=self.sides, apart=self.apart, writes=self.writes, every=self.every,
             loss=self.loss,
         )  # fmt: skip
-        arms = {"CRDT store": outcome.store, "whole document overwritten": outcome.baseline}
+        arms = {"CRDT store": outcome.store, "overwritten whole": outcome.baseline}
         times = sorted(dict.fromkeys(time for arm in arms.values() for time, _ in arm.curve))
         return Findings(
             metrics={
@@ -54,10 +54,14 @@ class Apart:
                 },
                 {
                     "type": "table", "title": "What all replicas still have",
-                    "columns": ["", "items to keep", "in all", "counted", "counters say", "keys", "in all"],
+                    "columns": ["", *arms],
                     "rows": [
-                        [name, arm.wanted, arm.kept, arm.counted, _spread(arm.counter), arm.keys, arm.held]
-                        for name, arm in arms.items()
+                        ["items added and not removed", *(arm.wanted for arm in arms.values())],
+                        ["of these at every replica", *(arm.kept for arm in arms.values())],
+                        ["counted", *(arm.counted for arm in arms.values())],
+                        ["counters say", *(_spread(arm.counter) for arm in arms.values())],
+                        ["keys set", *(arm.keys for arm in arms.values())],
+                        ["of these at every replica", *(arm.held for arm in arms.values())],
                     ],
                 },
             ],

@@ -141,16 +141,18 @@ async def _dial(trial: Dials, seed: int) -> Reached:
         reach = [[net.transport.reach(other.peer_id) for other in peers] for net in peers]
     pairs: dict[tuple[NatType, NatType], tuple[int, int]] = {}
     took: dict[str, list[float]] = {"direct": [], "relayed": []}
+    relayed = 0
     for i, j in itertools.permutations(range(len(peers)), 2):
         count, direct = pairs.get((nats[i], nats[j]), (0, 0))
         pairs[nats[i], nats[j]] = (count + 1, direct + (reach[i][j] == "direct"))
+        relayed += reach[i][j] == "relayed"
         seconds = rows[i][j]
         if seconds is not None:
             took[reach[i][j]].append(seconds)
     total = len(peers) * (len(peers) - 1)
     return Reached(
         direct=sum(direct for _, direct in pairs.values()) / total,
-        relayed=sum(row.count("relayed") for row in reach) / total,
+        relayed=relayed / total,
         answered=sum(map(len, took.values())) / total,
         pairs=pairs,
         seconds={how: statistics.median(times) for how, times in took.items() if times},

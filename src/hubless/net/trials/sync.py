@@ -46,18 +46,18 @@ class Artefact:
 
     def findings(self, seed: int) -> Findings:
         """From each other, with liars among them, and all from the publisher."""
-        arms = {"from each other": sync(replace(self, liars=0), seed)}
+        arms = {"many sources": sync(replace(self, liars=0), seed)}
         if self.liars:
-            arms["from each other, some lie"] = sync(self, seed)
-        arms["from the publisher alone"] = alone = sync(replace(self, liars=0, many=False), seed)
-        many, lied = arms["from each other"], list(arms.values())[-2]
+            arms["with liars"] = sync(self, seed)
+        arms["one source"] = alone = sync(replace(self, liars=0, many=False), seed)
+        many, lied = arms["many sources"], list(arms.values())[-2]
         took = {name: arm.took(self) for name, arm in arms.items()}
         times = [round(max(took.values()) * i / POINTS, 3) for i in range(POINTS + 1)]
         return Findings(
             metrics={
+                "sync_speedup": alone.took(self) / many.took(self),
                 "sync_seconds": many.took(self),
                 "sync_seconds_one_source": alone.took(self),
-                "sync_speedup": alone.took(self) / many.took(self),
                 "sync_seconds_some_lie": lied.took(self),
                 "synced_share": min(arm.right for arm in arms.values()) / self.followers,
                 "pieces_refused": lied.refused,
