@@ -1,7 +1,7 @@
 """Real address translators: two peers in network namespaces, each behind a router that masquerades, and a relay.
 
-A bridge joins the relay and both routers; a router lets nobody in whom its peer did not call first. Needs root, ``ip`` and
-``nft``. No packet leaves the machine: no namespace has a route to anything but the others.
+A bridge joins the relay and both routers; a router lets nobody in whom its peer did not call first. Needs root, ``ip``
+and ``nft``. No packet leaves the machine: no namespace has a route to anything but the others.
 """
 
 import json
@@ -168,7 +168,7 @@ def bench():
 def test_two_peers_behind_translators_talk_through_a_relay_and_not_without(bench, kind):
     bench.router("a", "11.0.0.10", "10.1.0", masquerade=kind)
     bench.router("b", "11.0.0.20", "10.2.0", masquerade=kind)
-    relay, _ = bench.node("relay", 0, RELAY, carry=True)
+    bench.node("relay", 0, RELAY, carry=True)
     one, first = bench.node("a", 1, "10.1.0.2", f"{RELAY}:4001")
     other, second = bench.node("b", 2, "10.2.0.2", f"{RELAY}:4001")
     assert any(address.startswith("relay:") for address in second[1])
