@@ -21,6 +21,7 @@ VERSION = 1
 SEALED = 0x80
 SEND, REQ, RES, ERR = range(4)
 COUNTER = 20  # low bits of an id; the rest are the milliseconds of Unix time at which it was made
+TICKS = float(1000 << COUNTER)  # of an id, a second
 UNSIGNED, SIGNED = bytes([VERSION << 1]), bytes([VERSION << 1 | 1])
 BOX = bytes([VERSION << 1 | 1 | SEALED])
 
@@ -82,6 +83,6 @@ class Ids:
 
     def next(self, now: float) -> int:
         """An id for something sent at ``now`` (Unix seconds)."""
-        ident = int(now * 1000) << COUNTER
+        ident = int(now * TICKS)
         self.last = ident = ident if ident > self.last else self.last + 1
         return ident

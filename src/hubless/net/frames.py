@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from hubless.errors import IntegrityError, MessageError, PeerUnreachable
 from hubless.net.envelope import (
@@ -13,7 +14,6 @@ from hubless.net.envelope import (
     Envelope,
     decode,
     encode,
-    is_sealed,
     signed_part,
 )  # fmt: skip
 from hubless.net.identity import ENVELOPE, Identity, seal, verify
@@ -23,6 +23,15 @@ from hubless.net.transports.transport import PeerId, Transport
 
 EPHEMERAL = b"hubless/1/ephemeral"
 LARGE = 64 * KIB  # from here on a body is copied once instead of twice
+
+
+@lru_cache(65_536)
+def key_of(peer: PeerId) -> bytes:
+    """The public key that an id spells. Raises PeerUnreachable for what is no peer id."""
+    try:
+        return bytes.fromhex(peer)
+    except ValueError:
+        raise PeerUnreachable(f"{peer[:8]!r} is no peer id") from None
 
 
 class Frames:
@@ -41,10 +50,7 @@ class Frames:
 
     def pack(self, kind: int, ident: int, peer: PeerId, proto: str, ttl: int, body: bytes) -> bytes:
         """The bytes that go to ``peer``. Raises PeerUnreachable for what is no peer id."""
-        try:
-            dst = bytes.fromhex(peer)
-        except ValueError:
-            raise PeerUnreachable(f"{peer[:8]!r} is no peer id") from None
+        dst = key_of(peer)
         relayed = self.transport.reach(peer) == "relayed"
         if not (self.signing or relayed):
             if len(body) < LARGE:
@@ -55,12 +61,12 @@ class Frames:
         frame = SIGNED + self.identity.sign(ENVELOPE, array) + array
         return BOX + seal(peer, frame, ephemeral=self._once(frame)) if relayed else frame
 
-    def open(self, link: PeerId | None, frame: bytes, now: float) -> tuple[PeerId, bool, Envelope]:
+    def open(self, link: PeerId | None, frame: bytes) -> tuple[PeerId, bool, Envelope]:
         """Who says what, and whether it is signed, of a frame that came over a link of ``link``.
 
         Raises MessageError, whose text is the reason to drop it.
         """
-        if is_sealed(frame):
+        if frame[:1] == BOX:
             try:
                 frame, link = self.identity.open(frame[1:]), None
             except IntegrityError:
@@ -68,11 +74,13 @@ class Frames:
         envelope, signature = decode(frame)
         if envelope[3] != self._me:
             raise MessageError("not for me")
-        src = envelope[2].hex()
         if signature is None:
-            if src != link:
-                raise MessageError("unsigned" if link is None else "forged")
-            return src, False, envelope
+            if link is None:
+                raise MessageError("unsigned")
+            if envelope[2] != key_of(link):
+                raise MessageError("forged")
+            return link, False, envelope
+        src, now = envelope[2].hex(), self.transport.now()
         fresh = envelope[0] <= REQ  # answers carry the asker's id, and count once as it is
         if fresh and (reason := self.guard.refuses(src, envelope[1], now)):
             raise MessageError(reason)

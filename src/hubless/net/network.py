@@ -332,9 +332,8 @@ class Network:
     def _hear(self, link: PeerId | None, frame: bytes) -> None:
         self._heard += 1
         self._heard_bytes += len(frame)
-        now = self.now()
         try:
-            src, signed, (kind, ident, _, _, proto, ttl, body) = self._frames.open(link, frame, now)
+            src, signed, (kind, ident, _, _, proto, ttl, body) = self._frames.open(link, frame)
         except MessageError as error:
             self._stats[f"reject:{error}"] += 1
             return
@@ -343,7 +342,7 @@ class Network:
         if kind >= RES:
             self._settle(kind, ident, src, body)
             return
-        ctx = Context(src, proto, now + ttl / 1000 if ttl else inf, signed, self, ident if kind == REQ else 0)
+        ctx = Context(src, proto, self.now() + ttl / 1000 if ttl else inf, signed, self, ident if kind == REQ else 0)
         served = self._served.get(proto) or self._built_in(proto)
         if served is None:
             self._stats["reject:no handler"] += 1

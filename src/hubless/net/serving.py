@@ -74,7 +74,9 @@ class Served:
         """Handle a message now, or let it wait. Raises PeerBusy."""
         if not self.waits:
             try:
-                self.net.answer(ctx, self.handler(ctx, body))
+                result = self.handler(ctx, body)
+                if ctx.request:
+                    self.net.answer(ctx, result)
             except Exception as error:
                 self.net.fail(ctx, error)
         elif self.running < self.limit:
