@@ -9,7 +9,7 @@ import contextvars
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 from hubless.errors import SimDeadlock
@@ -125,8 +125,21 @@ class SimLoop(asyncio.BaseEventLoop):
         *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's."""
-        return self.call_at(self.clock + delay, callback, *args, context=context)
+        """As asyncio's; written out, as every request makes a timer."""
+        when = self.clock + delay if delay > 0 else self.clock
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self.heap, (when, self.order(), timer, None))
+        return timer
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, Result] | Coroutine[Any, Any, Result],
+        *,
+        name: object = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[Result]:
+        """As asyncio's, without task factories."""
+        return asyncio.Task(coro, loop=self, name=None if name is None else str(name), context=context)
 
     def swept(self) -> None:
         """One more timer in the heap is cancelled; when most are, they are thrown out."""
