@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from random import Random
-from statistics import fmean, quantiles
+from statistics import fmean, median, quantiles
 from typing import Literal
 
 from hubless.errors import LedgerError, NetworkError
 from hubless.ledger.hash_chain import HashChain
 from hubless.ledger.record import write
 from hubless.ledger.store import OFFERS, Engine
-from hubless.ledger.trials.town import Town, apart, engine
+from hubless.ledger.trials.town import Town, Tuning, engine, halves
 from hubless.net.transports.clock import run_sim
 
 Upset = Literal["none", "crash", "partition"]
 BODY = 128  # bytes of a record's body
-CRASHED = 0.3  # share of the peers
-APART = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of all peers, for each record that was handed in: bytes sent, signatures made and checked, hashes."""
+
+    bytes: float
+    signatures: float
+    verified: float
+    hashes: float
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,10 @@ class Outcome:
 
     rate:      records a second that their own peer held for final within the time of the run
     p50, p95:  seconds from handing in to final, of those that were final; NaN when none was
-    sealed:    median seconds from handing in to being in a block, of a chain's final records; NaN elsewhere
+    settling:  median seconds from a block to the finality of its record; NaN where there are no blocks
     share:     of the records handed in at peers that did not crash, those that were final
     late:      the same of those handed in after the upset had begun
-    bytes, signatures, verified, hashes: a record, over all peers
-    stale:     share of the blocks, or of the transactions, that count for nothing
+    stale:     share of the blocks that are not on the chain
     stored:    mean bytes a peer keeps
     undone:    records that a peer held for final and then not
     forked:    1 when two peers disagree about the order of final records, else 0
@@ -45,17 +53,14 @@ class Outcome:
     rate: float
     p50: float
     p95: float
-    sealed: float
+    settling: float
     share: float
     late: float
-    bytes: float
-    signatures: float
-    verified: float
-    hashes: float
     stale: float
     stored: float
     undone: int
     forked: int
+    costs: Costs
 
 
 @dataclass(frozen=True)
@@ -68,96 +73,128 @@ class Handed:
 
 
 def run(
-    kind: str, *, peers: int, latency: float, rate: float, seconds: float, seed: int, upset: Upset = "none"
+    kind: str,
+    *,
+    peers: int,
+    latency: float,
+    rate: float,
+    seconds: float,
+    seed: int,
+    upset: Upset = "none",
+    crashed: float = 0.3,
+    apart: float = 30.0,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
 ) -> Outcome:
-    """Play one engine. ``latency`` in seconds (mean, one way), ``rate`` in records a second; upset at a third."""
-    return run_sim(_play(kind, peers, latency, rate, seconds, seed, upset))
+    """Play one engine.
+
+    latency: seconds, mean, one way;  rate: records a second
+    upset:   at a third of the time: a share ``crashed`` of the peers, or two halves ``apart`` for so many seconds
+    """
+    return run_sim(_play(Load(kind, peers, latency, rate, seconds, seed, upset, crashed, apart, tuning)))
 
 
-async def _play(kind: str, peers: int, latency: float, rate: float, seconds: float, seed: int, upset: Upset) -> Outcome:
-    async with Town(peers, latency, seed, engine(kind, latency, rate)) as town:
+@dataclass(frozen=True)
+class Load:
+    """The arguments of ``run``."""
+
+    kind: str
+    peers: int
+    latency: float
+    rate: float
+    seconds: float
+    seed: int
+    upset: Upset
+    crashed: float
+    apart: float
+    tuning: Tuning
+
+
+async def _play(load: Load) -> Outcome:
+    make = engine(load.kind, load.latency, load.rate, load.tuning)
+    async with Town(load.peers, load.latency, load.seed, make) as town:
         for one in town.engines:
             await one.start()
-        random, handed = Random(f"load/{seed}"), list[Handed]()
-        crashed = sorted(random.sample(range(peers), round(CRASHED * peers))) if upset == "crash" else []
-        clock, start = town.nets[0], town.nets[0].now()
-        before = sum(net.stats["bytes"] for net in town.nets)
-        watcher = next(i for i in range(peers) if i not in crashed)
-        clock = town.nets[watcher]
+        random, handed = Random(f"load/{load.seed}"), list[Handed]()
+        dead = random.sample(range(load.peers), round(load.crashed * load.peers)) if load.upset == "crash" else []
+        live = [i for i in range(load.peers) if i not in dead]
+        clock, choice = town.nets[live[0]], list(range(load.peers))
+        start, before = clock.now(), sum(net.stats["bytes"] for net in town.nets)
+        upset_at = start + load.seconds / 3
+        heal_at = upset_at + load.apart
 
         async def hand_in(peer: int, body: bytes) -> None:
             record = write(town.signers[peer], "note", body, clock.now())
-            at = clock.now()
             try:
-                handed.append(Handed(peer, at, (await town.engines[peer].append(record)).id))
+                id = (await town.engines[peer].append(record)).id
             except (NetworkError, LedgerError):
-                handed.append(Handed(peer, at, b""))
+                id = b""
+            handed.append(Handed(peer, record.time, id))
 
-        upset_at = start + seconds / 3
-        done = False
-        for k in range(round(seconds * rate)):
-            await clock.sleep(start + (k + random.random()) / rate - clock.now())
-            if upset != "none" and not done and clock.now() >= upset_at:
-                done = True
-                _upset(town, upset, crashed)
-            live = [i for i in range(peers) if not (done and i in crashed)]
-            peer = random.choice(live)
-            town.nets[peer].spawn(hand_in(peer, random.randbytes(BODY)), "load")
-            if upset == "partition" and upset_at + APART <= clock.now():
+        upset = load.upset
+        for k in range(round(load.seconds * load.rate)):
+            await clock.sleep(start + (k + random.random()) / load.rate - clock.now())
+            if upset != "none" and clock.now() >= upset_at:
+                upset, choice = "none", live
+                _upset(town, load.upset, dead)
+            if load.upset == "partition" and clock.now() >= heal_at:
                 town.world.heal()
-        await clock.sleep(start + seconds - clock.now())
-        live_engines = [one for i, one in enumerate(town.engines) if i not in crashed]
+            peer = random.choice(choice)
+            town.nets[peer].spawn(hand_in(peer, random.randbytes(BODY)), "load")
+        await clock.sleep(start + load.seconds - clock.now())
         sent = sum(net.stats["bytes"] for net in town.nets) - before
-        return _outcome(kind, town.engines, live_engines, [h for h in handed if h.peer not in crashed],
-                        len(handed), seconds, upset_at, sent)  # fmt: skip
+        count, kept = len(handed), [one for one in handed if one.peer in live]
+        costs = _costs(town.engines, count, sent, load.kind)
+        return _outcome(town.engines, live, kept, load.seconds, upset_at, costs)
 
 
-def _upset(town: Town[Engine], upset: Upset, crashed: Sequence[int]) -> None:
+def _upset(town: Town[Engine], upset: Upset, dead: Sequence[int]) -> None:
     if upset == "partition":
-        town.world.partition(apart(town.ids))
-    for i in crashed:
+        town.world.partition(halves(town.ids))
+    for i in dead:
         town.world.crash(town.ids[i])
 
 
+def _costs(engines: Sequence[Engine], count: int, sent: int, kind: str) -> Costs:
+    """The author's own signature is one of them where it is needed."""
+    total = max(count, 1)
+    signatures, verified, hashes = (
+        sum(one.work[name] for one in engines) / total for name in ("signatures", "verified", "hashes")
+    )
+    return Costs(sent / total, signatures + (kind != "central"), verified, hashes)
+
+
 def _outcome(
-    kind: str,
     engines: Sequence[Engine],
-    live: Sequence[Engine],
+    live: Sequence[int],
     handed: Sequence[Handed],
-    count: int,
     seconds: float,
     upset_at: float,
-    sent: int,
+    costs: Costs,
 ) -> Outcome:
-    waits, sealed = [], []
+    waits, depths = [], []
     for one in handed:
         own = engines[one.peer]
         if one.id in own.settled:
             waits.append(own.settled[one.id] - one.time)
             if isinstance(own, HashChain) and (node := own.where.get(one.id)) is not None and node.header is not None:
-                sealed.append(node.header.time - one.time)
+                depths.append(own.settled[one.id] - node.header.time)
     late = [one for one in handed if one.time >= upset_at]
-    cuts = quantiles(waits, n=20, method="inclusive") if len(waits) > 1 else [float("nan")] * 19
-    chains = [one for one in live if isinstance(one, HashChain)]
-    work = {name: sum(one.work[name] for one in engines) / max(count, 1) for name in
-            ("signatures", "verified", "hashes")}  # fmt: skip
-    total = max(len(handed), 1)
-    stale = fmean(one.stale() for one in chains) if chains else 0.0
+    cuts = quantiles(waits, n=20, method="inclusive") if len(waits) > 1 else [nan] * 19
+    running = [engines[i] for i in live]
+    chains = [one for one in running if isinstance(one, HashChain)]
+    ordered = {"order", "finality"} <= OFFERS[running[0].kind]
     return Outcome(
         rate=len(waits) / seconds,
         p50=cuts[9],
         p95=cuts[18],
-        sealed=sorted(sealed)[len(sealed) // 2] if sealed else float("nan"),
-        share=len(waits) / total,
+        settling=median(depths) if depths else nan,
+        share=len(waits) / max(len(handed), 1),
         late=sum(one.id in engines[one.peer].settled for one in late) / max(len(late), 1),
-        bytes=sent / max(count, 1),
-        signatures=work["signatures"] + (kind != "central"),  # the author's own
-        verified=work["verified"],
-        hashes=work["hashes"],
-        stale=stale,
-        stored=fmean(one.stored() for one in engines),
-        undone=sum(one.work["undone"] for one in engines),
-        forked=int("finality" in OFFERS[live[0].kind] and "order" in OFFERS[live[0].kind] and not same_order(live)),
+        stale=fmean(one.stale() for one in chains) if chains else 0.0,
+        stored=fmean(one.stored() for one in running),
+        undone=sum(one.work["undone"] for one in running),
+        forked=int(ordered and not same_order(running)),
+        costs=costs,
     )
 
 

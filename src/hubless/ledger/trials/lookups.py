@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log2
 from random import Random
 from statistics import fmean
 
@@ -11,6 +13,7 @@ from hubless.ledger.record import write
 from hubless.ledger.signing import PeerKey
 from hubless.net.transports.sim import Link, SimWorld, run_sim
 from hubless.net.trials.population import population
+from hubless.run.stages import Findings
 
 WIDTH = 8  # of a lookup, the same at every size, so that only the size differs
 
@@ -22,6 +25,31 @@ class Lookups:
     found: float
     rounds: float
     most: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A trial: ``keys`` records put and read in a DHT of each size."""
+
+    sizes: Sequence[int]
+    keys: int
+    latency: float
+
+    def findings(self, seed: int) -> Findings:
+        """Rounds against the number of peers."""
+        found = {n: run(peers=n, keys=self.keys, latency=self.latency, seed=seed) for n in self.sizes}
+        metrics: dict[str, float] = {"keys_found_least": min(one.found for one in found.values())}
+        for n, one in found.items():
+            metrics |= {f"rounds_{n}": one.rounds, f"rounds_most_{n}": one.most}
+        metrics["rounds_growth"] = found[max(self.sizes)].rounds - found[min(self.sizes)].rounds
+        metrics["rounds_over_log"] = max(one.most / log2(n) for n, one in found.items())
+        figure = {
+            "type": "lines", "title": "Rounds of a lookup", "x": [log2(n) for n in self.sizes],
+            "xlabel": "log2 of the number of peers", "ylabel": "rounds",
+            "lines": {"mean": [one.rounds for one in found.values()], "most": [one.most for one in found.values()],
+                      "log2 of the peers": [log2(n) for n in self.sizes]},
+        }  # fmt: skip
+        return Findings(metrics, figures=[figure])
 
 
 def run(*, peers: int, keys: int, latency: float, seed: int) -> Lookups:

@@ -21,6 +21,7 @@ from hubless.ledger.trials.town import Town
 from hubless.net.network import Network
 from hubless.net.transports.sim import run_sim
 from hubless.net.transports.transport import PeerId
+from hubless.run.stages import Findings
 
 LATENCY, SLOT, EVERY = 0.1, 2.0, 30.0
 BULK, ORDERED, SMALL = 16_000, 256, 128  # bytes of a body
@@ -54,6 +55,30 @@ class Mixed:
     def saving(self) -> float:
         """How many times less a peer keeps."""
         return self.chain / self.mpisa
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A trial: the mixed workload, on the chain alone and through MPISA; ``copies`` peers keep a bulk record."""
+
+    peers: int
+    copies: int
+    seconds: float
+
+    def findings(self, seed: int) -> Findings:
+        """Storage a peer and proofs."""
+        found = run(peers=self.peers, copies=self.copies, seconds=self.seconds, seed=seed)
+        kept = {f"MPISA: {name}": size / 1000 for name, size in found.kept.items()}
+        figures = [
+            {"type": "bars", "title": "What a peer keeps of a mixed workload", "ylabel": "kB",
+             "labels": ["all on the chain", "MPISA", *kept],
+             "groups": {"kB a peer": [found.chain / 1000, found.mpisa / 1000, *kept.values()]}},
+        ]  # fmt: skip
+        metrics = {
+            "storage_saving": found.saving, "stored_all_on_chain": found.chain, "stored_mpisa": found.mpisa,
+            "proven_from_one_root": found.proven, "cross_proof_bytes": found.proof, "private_opened": found.opened,
+        }  # fmt: skip
+        return Findings(metrics, figures=figures)
 
 
 def run(*, peers: int, copies: int, seconds: float, seed: int) -> Mixed:

@@ -9,7 +9,7 @@ from hubless.errors import LedgerError, ProofError, SignatureError, UnknownRecor
 from hubless.ledger.central import CentralDB
 from hubless.ledger.record import decode, write
 from hubless.ledger.store import Engine
-from hubless.ledger.trials.town import Town, engine
+from hubless.ledger.trials.town import Town, Tuning, engine
 from hubless.net.transports.sim import run_sim
 
 LATENCY = 0.1
@@ -27,13 +27,13 @@ class Tampered:
     audit: bool
 
 
-def run(kind: str, *, peers: int, records: int, seed: int) -> Tampered:
+def run(kind: str, *, peers: int, records: int, seed: int, tuning: Tuning = Tuning()) -> Tampered:  # noqa: B008
     """Play it for one engine."""
-    return run_sim(_play(kind, peers, records, seed))
+    return run_sim(_play(kind, peers, records, seed, tuning))
 
 
-async def _play(kind: str, peers: int, records: int, seed: int) -> Tampered:
-    async with Town(peers, LATENCY, seed, engine(kind, LATENCY, 1.0)) as town:
+async def _play(kind: str, peers: int, records: int, seed: int, tuning: Tuning) -> Tampered:
+    async with Town(peers, LATENCY, seed, engine(kind, LATENCY, 1.0, tuning)) as town:
         for one in town.engines:
             await one.start()
         random, clock = Random(f"tampering/{seed}"), town.nets[0]

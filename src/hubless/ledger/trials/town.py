@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from hubless.ledger.central import CentralDB
@@ -59,27 +60,44 @@ class Town(Generic[Kept]):
                 engine.close()
 
 
-def engine(kind: str, latency: float, rate: float) -> Make[Engine]:
+@dataclass(frozen=True)
+class Tuning:
+    """Of the engines. suite: hash suite; bits, depth: of proof of work; alpha: of a tangle's walk, None for uniform
+    tips; copies: of a DHT's record."""
+
+    suite: str = "sha256"
+    bits: int = 20
+    depth: int = 6
+    alpha: float | None = None
+    copies: int = 8
+
+
+def engine(kind: str, latency: float, rate: float, tuning: Tuning = Tuning()) -> Make[Engine]:
     """How to make an engine for a latency (seconds, mean one way) and a load (records a second).
 
     One record a block, so that the block rate is the load. Blocks of authorities come as often as records do, but not
-    before the last one has reached everybody; peers of the hashgraph gossip faster than the latency.
+    before the last one has reached everybody; a peer of the hashgraph asks another every half second, or latency.
     """
+    suite = tuning.suite
     if kind == "hashgraph":
         shared: list[Gossip] = []  # what follows from an event's bytes alone is worked out once for all peers
 
         def hashgraph(net: Network, ids: list[PeerId]) -> Engine:
             if not shared:
                 shared.append(Gossip(ids))
-            return Hashgraph(net, ids, every=gossip_every(latency), gossip=shared[0])
+            return Hashgraph(net, ids, suite=suite, every=gossip_every(latency), gossip=shared[0])
 
         return hashgraph
     makers: dict[str, Make[Engine]] = {
         "central": lambda net, ids: CentralDB(net, ids, ids[0]),
-        "work": lambda net, ids: HashChain(net, ids, Work(1 / rate), records_a_block=1),
-        "authority": lambda net, ids: HashChain(net, ids, Authority.of(slot(latency, rate), ids), records_a_block=1),
-        "tangle": lambda net, ids: Tangle(net, ids, check=0.5),
-        "dht": lambda net, ids: DhtStore(net, ids),
+        "work": lambda net, ids: HashChain(
+            net, ids, Work(1 / rate, tuning.bits, tuning.depth), suite=suite, records_a_block=1
+        ),
+        "authority": lambda net, ids: HashChain(
+            net, ids, Authority.of(slot(latency, rate), ids), suite=suite, records_a_block=1
+        ),
+        "tangle": lambda net, ids: Tangle(net, ids, suite=suite, alpha=tuning.alpha, check=0.5),
+        "dht": lambda net, ids: DhtStore(net, ids, suite=suite, replicas=tuning.copies),
     }
     return makers[kind]
 
@@ -94,6 +112,6 @@ def gossip_every(latency: float) -> float:
     return max(0.5, latency)
 
 
-def apart(ids: Sequence[PeerId]) -> list[list[PeerId]]:
+def halves(ids: Sequence[PeerId]) -> list[list[PeerId]]:
     """Two halves."""
     return [list(ids[::2]), list(ids[1::2])]
