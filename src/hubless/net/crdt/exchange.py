@@ -34,7 +34,7 @@ from hubless.net.crdt.messages import (
 from hubless.net.crdt.pages import Far, Page
 from hubless.net.crdt.replica import KNOWN, TAKEN, Replica
 from hubless.net.crdt.values import wire
-from hubless.net.policy import LIMITS
+from hubless.net.policy import KIB, LIMITS
 from hubless.net.transports.transport import PeerId
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hubless.net")
 INLINE = 16  # operations that are read and checked at once; more go to a thread
 AGAIN = 4  # comparisons in one exchange
+FIRST_PAGE, LEAST = 64 * KIB, 16 * KIB  # bytes of the first page to a peer; they double while the answer is in time
 OVERHEAD = 1024  # bytes of a message beside its operations
 TEXT = 100  # most characters of a reason that are repeated
 Reply = TypeVar("Reply", Standing, Traded, There)
@@ -69,6 +70,7 @@ class Exchange:
         self.net, self.proto, self.replica = net, proto, replica
         self.members, self.durable, self.counts = members, durable, counts
         self.page = min(net.limits.page, net.max_frame // 4)
+        self._rooms: dict[PeerId, int] = {}  # bytes of a page for each peer that was asked
         if self.page < 2 * LIMITS.op + OVERHEAD:
             raise ConfigError(f"max_frame = {net.max_frame}: a document needs at least {8 * LIMITS.op + 4 * OVERHEAD}")
 
@@ -93,12 +95,18 @@ class Exchange:
         far = Far(self.replica, theirs, self.members())
         before = self.replica.cuts()
         for _ in range(self.net.limits.pages):
-            trade, page = far.trade(self.page)
-            if trade == Trade():
+            room = self._rooms.get(peer, FIRST_PAGE)
+            trade, page = far.trade(room)
+            if not (trade.ops or trade.evidence or trade.want or trade.doubt):
                 break
-            traded = await self._ask(peer, trade, Traded, timeout, expects=self.page if trade.want else 0)
+            try:
+                traded = await self._ask(peer, trade, Traded, timeout, expects=min(room, far.wanted(trade)))
+            except RequestTimeout:
+                self._rooms[peer] = max(LEAST, room // 4)
+                raise
             if traded is None:
                 break
+            self._rooms[peer] = min(self.page, 2 * room)
             taken = await self._take(traded.ops, traded.evidence)
             far.told(page, traded.forked)
             if not (taken or trade.ops or trade.evidence):
@@ -125,7 +133,8 @@ class Exchange:
             if step == 1:
                 break
         if 0 <= high < len(chain):
-            traded = await self._ask(peer, Trade([chain[high].pair()]), Traded, timeout)
+            shown = Trade([chain[high].pair()], room=self.page)
+            traded = await self._ask(peer, shown, Traded, timeout)
             if traded is not None:
                 await self._take(traded.ops, traded.evidence)
 
@@ -180,7 +189,7 @@ class Exchange:
     async def _trade(self, trade: Trade) -> Traded:
         before = self.replica.cuts()
         await self._take(trade.ops, trade.evidence)
-        page = Page(self.page)
+        page = Page(min(trade.room, self.page))
         for actor, pair in sorted(self.replica.evidence.items()):
             new = before.get(actor) != pair[1].seq and (pair[0].pair(), pair[1].pair()) not in trade.evidence
             if new or bytes.fromhex(actor) in trade.doubt:
@@ -213,6 +222,9 @@ class Exchange:
         taken = 0
         try:
             for one, other in accused:
+                if not (one.holds() and other.holds()):
+                    self.counts["signature"] += 1
+                    return taken
                 taken += self.replica.accuse(one, other)
             for op in ops:
                 word = self.replica.offer(op)

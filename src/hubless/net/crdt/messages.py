@@ -36,12 +36,13 @@ class Standing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Trade(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="trade"):
-    """What you lack; from where on I want whose chain, with the hash before; whose evidence I want."""
+    """What you lack; from where on I want whose chain, with the hash before; whose evidence; how many bytes at most."""
 
     ops: list[Signed] = []
     evidence: list[Pair] = []
     want: Heads = {}
     doubt: list[Key] = []
+    room: Count = 0
 
 
 class Traded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="traded"):

@@ -11,9 +11,12 @@ from hubless.net.identity import SIGNATURE
 from hubless.net.policy import LIMITS
 from hubless.net.transports.transport import PeerId
 
+TYPICAL = 300  # bytes of an operation with its signature
+SIZES = 8  # bytes in which msgpack says how long an operation and its signature are
+
 
 class Page:
-    """Operations and evidence up to ``room`` bytes."""
+    """Operations and evidence up to ``room`` bytes; the last to be taken may go beyond."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -37,9 +40,10 @@ class Page:
         return [(one.pair(), other.pair()) for one, other in self.accused]
 
     def _fits(self, ops: Iterable[Op]) -> bool:
-        if self.room > 0:
-            self.room -= sum(len(op.body) + SIGNATURE + 8 for op in ops)  # 8: how msgpack says the sizes
-        return self.room > 0
+        if self.room <= 0:
+            return False
+        self.room -= sum(len(op.body) + SIGNATURE + SIZES for op in ops)
+        return True
 
 
 class Far:
@@ -77,7 +81,11 @@ class Far:
             if len(chain) < min(length, replica.cut(actor)) and actor not in self.forked:
                 want[bytes.fromhex(actor)] = len(chain), chain[-1].hash if chain else FIRST
         doubt = [bytes.fromhex(actor) for actor, cut in self.cuts.items() if cut < replica.cut(actor)]
-        return Trade([op.pair() for op in page.ops], page.evidence(), want, doubt), page
+        return Trade([op.pair() for op in page.ops], page.evidence(), want, doubt, room), page
+
+    def wanted(self, trade: Trade) -> int:
+        """About how many bytes the answer would have without a limit."""
+        return TYPICAL * sum(self.heads[key.hex()] - start for key, (start, _) in trade.want.items())
 
     def told(self, page: Page, forked: Iterable[bytes]) -> None:
         """Take in that a page arrived, and which chains did not fit."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hubless.net.network import Network
     from hubless.net.serving import Context
 
+RUNNING, WAITING = 8, 32  # exchanges with others at a time; each may hold a frame
 SEEN = 2048  # dots that one operation names as seen; where there are more, others take them away first
 
 
@@ -65,7 +66,7 @@ class CrdtStore:
         self._documents: dict[str, Document] = {}
         self._replica = Replica(doc)
         self._exchange = Exchange(net, self.proto, self._replica, self._ask_members, self._durable, self.counts)
-        self._served = net.serve(self.proto, self._answer)
+        self._served = net.serve(self.proto, self._answer, limit=RUNNING, queue=WAITING)
         self._journal: Journal | None = None
         self._task: Task[None] | None = None
         try:
