@@ -1,0 +1,395 @@
+"""Frames over libp2p, to peers in any language that speak ``/hubless/1``: py-libp2p, a guest on the asyncio loop.
+
+A stream carries frames one way, each behind its length in 4 bytes, big-endian. Both ends prove their keys (Noise), and
+a peer's libp2p key is its identity key. Slower than TcpTransport by an order of magnitude.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
+from hubless.net.identity import Identity
+from hubless.net.policy import LIMITS, TIMEOUTS, Limits, Timeouts
+from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
+
+log = logging.getLogger(__name__)
+PROTOCOL = "/hubless/1"
+INLINE_KEY = bytes.fromhex("002408011220")  # a libp2p id that holds an Ed25519 key: identity hash, 36 bytes, protobuf
+HEAD = 4
+AT_ONCE = 64 << 10  # bytes of small frames that are written together
+ADDRESSES = 8  # of one peer that are remembered
+
+
+class _Way:
+    """The outgoing stream to one peer: frames that wait for it, and who waits for room."""
+
+    def __init__(self, trio: Any) -> None:
+        self.queue: deque[bytes] = deque()
+        self.waiting = 0
+        self.more = trio.Event()
+        self.scope = trio.CancelScope()
+        self.open = False
+        self.roomy: list[asyncio.Future[None]] = []
+
+
+class Libp2pTransport:
+    """Frames over libp2p; a Transport. Needs the extra ``libp2p``.
+
+    host, port: where to listen (TCP); port 0 is any free one. Another host than this machine is for the caller to name
+    stats:      ``reject:<reason>`` of streams and frames, ``drop:<reason>`` of frames that were to be sent
+    """
+
+    authenticated = True
+
+    def __init__(
+        self,
+        identity: Identity,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
+    ) -> None:
+        if not 0 <= port <= 65_535:
+            raise ConfigError(f"libp2p.port = {port}: must be 0 (any) to 65535")
+        _library()
+        self.identity, self.peer_id = identity, identity.peer_id
+        self.host, self.port = host, port
+        self.timeouts, self.limits = timeouts, limits
+        self.max_frame = limits.frame
+        self.stats: Counter[str] = Counter()
+        self._hints: OrderedDict[PeerId, list[str]] = OrderedDict()
+        self._ways: dict[PeerId, _Way] = {}
+        self._frame: FrameHandler = _nobody
+        self._lost: LostHandler = _nobody
+        self._guest: Any = None
+        self._closed = False
+
+    # Transport
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the address cannot be had."""
+        from hubless.net.transports.guest import Guest
+
+        self._loop = asyncio.get_running_loop()
+        self._guest = await Guest.enter()
+        self._listens, self._ended = self._loop.create_future(), self._loop.create_future()
+        self._guest.start(self._main)
+        try:
+            await self._listens
+        except ConfigError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all connections and stop listening."""
+        if self._closed or self._guest is None:
+            return
+        self._closed = True
+        self._guest.soon(self._over.set)
+        await self._ended
+        for way in list(self._ways.values()):
+            self._fail(way, PeerUnreachable("this node is closed"))
+        await self._guest.leave()
+
+    async def ready(self, peer: PeerId, size: int = 0) -> None:
+        """Dial if needed and wait for room. Raises PeerUnreachable."""
+        way = self._way(peer)
+        while not way.open or way.waiting > self.limits.buffer:
+            room = self._loop.create_future()
+            way.roomy.append(room)
+            await room
+
+    def send(self, peer: PeerId, frame: bytes) -> None:
+        """Send, over a stream that is there or is being opened. Raises FrameTooLarge, PeerUnreachable."""
+        size = len(frame)
+        if size > self.max_frame:
+            raise FrameTooLarge(f"a frame of {size:,} bytes: at most {self.max_frame:,}")
+        way = self._way(peer)
+        if way.waiting > self.limits.backlog:
+            self.stats["drop:backlog"] += 1
+            return
+        way.queue.append(frame)
+        way.waiting += size
+        if len(way.queue) == 1:
+            self._guest.soon(way.more.set)
+
+    def on_frame(self, handler: FrameHandler) -> None:
+        """Who hears frames."""
+        self._frame = handler
+
+    def on_lost(self, handler: LostHandler) -> None:
+        """Who hears that the last connection to a peer is gone."""
+        self._lost = handler
+
+    def add_hint(self, peer: PeerId, addresses: list[str]) -> None:
+        """Multiaddresses of a peer, as ``/ip4/127.0.0.1/tcp/4001``; others are counted and left out."""
+        from multiaddr import Multiaddr
+
+        fitting = []
+        for address in addresses:
+            try:
+                fitting.append(str(Multiaddr(address)))
+            except Exception:  # the library has an error for each part of an address
+                self.stats["reject:address"] += 1
+        known = self._hints.pop(peer, [])
+        self._hints[peer] = list(dict.fromkeys(fitting + known))[:ADDRESSES]
+        if len(self._hints) > self.limits.hints:
+            self._hints.popitem(last=False)
+
+    def addresses(self) -> list[str]:
+        """Where this node listens."""
+        return [f"/ip{6 if ':' in self.host else 4}/{self.host}/tcp/{self.port}"]
+
+    def reach(self, peer: PeerId) -> Reach:
+        """Direct where there is a connection or an address."""
+        connected = self._guest is not None and not self._closed and bool(self._connections(peer))
+        return "direct" if connected or self._hints.get(peer) else "none"
+
+    def now(self) -> float:
+        """Unix time."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Real time."""
+        await asyncio.sleep(seconds)
+
+    async def run(self, work: Callable[..., Any], *arguments: Any, cost: float = 0.0) -> Any:
+        """In a thread; what it costs is what it takes."""
+        return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+
+    # on asyncio's side
+
+    def _way(self, peer: PeerId) -> _Way:
+        """The stream to a peer, opened if there is none."""
+        way = self._ways.get(peer)
+        if way is None:
+            if self._closed or self._guest is None:
+                raise PeerUnreachable("this node is closed" if self._closed else "this node has not started")
+            if self.reach(peer) == "none":
+                raise PeerUnreachable(f"peer {peer[:8]}: no address")
+            import trio
+
+            way = self._ways[peer] = _Way(trio)
+            self._guest.start(self._write, peer, way)
+        return way
+
+    def _connections(self, peer: PeerId) -> Any:
+        try:
+            return self._host.get_network().connections.get(_libp2p_id(peer))
+        except ValueError:
+            return None
+
+    def _fail(self, way: _Way, error: PeerUnreachable) -> None:
+        waiting, way.roomy = way.roomy, []
+        for room in waiting:
+            if not room.done():
+                room.set_exception(error)
+
+    def _room(self, way: _Way) -> None:
+        waiting, way.roomy = way.roomy, []
+        for room in waiting:
+            if not room.done():
+                room.set_result(None)
+
+    # on trio's side; no failure leaves these tasks
+
+    async def _main(self) -> None:
+        """The host, from start to close."""
+        import trio
+        from libp2p import new_host
+        from libp2p.crypto.ed25519 import create_new_key_pair
+        from multiaddr import Multiaddr
+
+        self._over = trio.Event()
+        try:
+            listen = Multiaddr(self.addresses()[0])
+            self._host = new_host(key_pair=create_new_key_pair(self.identity._seed), listen_addrs=[listen])
+            self._host.set_stream_handler(PROTOCOL, self._read)
+            async with self._host.run(listen_addrs=[listen]):
+                bound = self._host.get_transport_addrs()
+                self.port = int(bound[0].value_for_protocol("tcp"))
+                self._host.get_network().register_notifee(_Notifee(self))
+                self._listens.set_result(None)
+                await self._over.wait()
+                for way in self._ways.values():
+                    way.scope.cancel()
+                await self._host.close()
+        except Exception as error:
+            if not self._listens.done():
+                self._listens.set_exception(ConfigError(f"libp2p.listen = {self.addresses()[0]}: {error}"))
+            else:
+                log.debug("a libp2p host ended with %r", error)
+        finally:
+            if not self._ended.done():
+                self._ended.set_result(None)
+
+    async def _write(self, peer: PeerId, way: _Way) -> None:
+        """Open the stream to a peer, then write what comes."""
+        import trio
+
+        failure = f"{peer[:8]}: the connection was lost"
+        stream = None
+        with way.scope:
+            try:
+                target = _libp2p_id(peer)
+                failure = f"{peer[:8]} could not be dialled"
+                with trio.fail_after(self.timeouts.dial):
+                    await self._dial(peer, target)
+                    stream = await self._host.new_stream(target, [PROTOCOL])
+                way.open = True
+                failure = f"{peer[:8]}: the connection was lost"
+                self._room(way)
+                while True:
+                    if not way.queue:
+                        way.more = trio.Event()
+                        await way.more.wait()
+                    await self._write_some(way, stream)
+            except Exception as error:  # the library raises a dozen kinds
+                failure = f"{failure}: {error or type(error).__name__}"
+        if self._ways.get(peer) is way:
+            del self._ways[peer]
+        self._fail(way, PeerUnreachable(failure))
+        if stream is not None:
+            with trio.CancelScope(shield=True), contextlib.suppress(Exception), trio.fail_after(1.0):
+                await stream.reset()
+
+    async def _dial(self, peer: PeerId, target: Any) -> None:
+        """Connect, one address after another: the library itself stays with the ones it heard first."""
+        import trio
+        from libp2p.peer.peerinfo import PeerInfo
+        from multiaddr import Multiaddr
+
+        addresses = list(self._hints.get(peer, ()))
+        for address in addresses:
+            if self._connections(peer):
+                return
+            try:
+                self._host.get_peerstore().clear_addrs(target)
+                with trio.fail_after(self.timeouts.dial / len(addresses)):
+                    await self._host.connect(PeerInfo(target, [Multiaddr(address)]))
+            except Exception:
+                if address == addresses[-1]:
+                    raise
+
+    async def _write_some(self, way: _Way, stream: Any) -> None:
+        """Frames that wait: one large, or several small ones."""
+        import trio
+
+        parts: list[bytes] = []
+        size = 0
+        while way.queue and (not parts or size + len(way.queue[0]) <= AT_ONCE):
+            frame = way.queue.popleft()
+            parts += [len(frame).to_bytes(HEAD, "big"), frame]
+            size += len(frame)
+        with trio.fail_after(self.timeouts.stall * (1 + size / AT_ONCE)):
+            await stream.write(b"".join(parts))
+        way.waiting -= size
+        if way.waiting <= self.limits.buffer:
+            self._room(way)
+
+    async def _read(self, stream: Any) -> None:
+        """Frames of a stream that another opened."""
+        import trio
+
+        peer = _peer_of(stream.muxed_conn.peer_id)
+        held = bytearray()
+        try:
+            while peer is not None:
+                while len(held) >= HEAD:
+                    size = int.from_bytes(held[:HEAD], "big")
+                    if size > self.max_frame:
+                        self.stats["reject:oversize"] += 1
+                        await stream.reset()
+                        return
+                    if len(held) < HEAD + size:
+                        break
+                    self._loop.call_soon(self._hear, peer, bytes(held[HEAD : HEAD + size]))
+                    del held[: HEAD + size]
+                with trio.fail_after(self.timeouts.stall if held else float("inf")):
+                    more = await stream.read(AT_ONCE)
+                if not more:
+                    break
+                held += more
+            if peer is None:
+                self.stats["reject:key"] += 1
+        except Exception as error:
+            self.stats["streams lost"] += 1
+            log.debug("a stream of %s ended with %r", (peer or "?")[:8], error)
+        if held:
+            self.stats["reject:truncated"] += 1
+        with contextlib.suppress(Exception):
+            await stream.close()
+
+    def _hear(self, peer: PeerId, frame: bytes) -> None:
+        if not self._closed:
+            self._frame(peer, frame)
+
+    def _disconnected(self, peer: PeerId) -> None:
+        way = self._ways.get(peer)
+        if way is not None:
+            self._guest.soon(way.scope.cancel)
+        if not self._closed:
+            self._lost(peer)
+
+
+class _Notifee:
+    """Told of connections."""
+
+    def __init__(self, transport: Libp2pTransport) -> None:
+        self.transport = transport
+
+    async def disconnected(self, network: Any, connection: Any) -> None:
+        """The last connection to a peer?"""
+        peer = _peer_of(connection.muxed_conn.peer_id)
+        others = [other for other in network.connections.get(connection.muxed_conn.peer_id, ()) if other != connection]
+        if peer is not None and not others:
+            self.transport._loop.call_soon(self.transport._disconnected, peer)
+
+    async def connected(self, network: Any, connection: Any) -> None:
+        """Nothing to do."""
+
+    async def opened_stream(self, network: Any, stream: Any) -> None:
+        """Nothing to do."""
+
+    async def closed_stream(self, network: Any, stream: Any) -> None:
+        """Nothing to do."""
+
+    async def listen(self, network: Any, multiaddr: Any) -> None:
+        """Nothing to do."""
+
+    async def listen_close(self, network: Any, multiaddr: Any) -> None:
+        """Nothing to do."""
+
+
+def _library() -> None:
+    try:
+        import libp2p  # noqa: F401
+        import trio  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"transport = libp2p: pip install 'hubless[libp2p]' ({error})") from None
+
+
+def _libp2p_id(peer: PeerId) -> Any:
+    """The libp2p id that holds a peer's key. Raises ValueError."""
+    from libp2p.peer.id import ID
+
+    return ID(INLINE_KEY + bytes.fromhex(peer))
+
+
+def _peer_of(libp2p_id: Any) -> PeerId | None:
+    """The peer whose Ed25519 key a libp2p id holds; None for ids of other keys."""
+    raw = libp2p_id.to_bytes()
+    return raw[len(INLINE_KEY) :].hex() if raw[: len(INLINE_KEY)] == INLINE_KEY and len(raw) == 38 else None
+
+
+def _nobody(*_: Any) -> None:
+    """Hears what nobody listens to."""
