@@ -31,7 +31,7 @@ class Keys:
     link: Link = LOSSY
 
     def findings(self, seed: int) -> Findings:
-        """The self, and the same with one replica."""
+        """The trial, and the same with one replica."""
         arms = {f"{self.replicas} replicas": find(self, seed), "1 replica": find(replace(self, replicas=1), seed)}
         many, one = arms.values()
         rounds = range(max(max(arm.rounds) for arm in arms.values()) + 1)

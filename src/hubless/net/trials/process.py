@@ -1,7 +1,7 @@
 """One of several processes that try the network over TCP; ``processes`` starts them and speaks with each.
 
 It prints a line with its address, reads one with everybody's, does each operation until it is right or the time is
-over, prints what was right, and ends when its input does. Lines are JSON.
+over, prints what was right, and ends with its next line of input. Lines are JSON.
 """
 
 from __future__ import annotations
@@ -98,12 +98,13 @@ async def _run(given: dict[str, Any]) -> None:
     async with Network(TcpTransport(identity), identity, seed=given["seed"]) as net:
         member = Member(net, given["index"], given["count"], given["seed"], given["megabytes"])
         _tell({"peer": net.peer_id, "addresses": net.transport.addresses()})
-        for peer, addresses in json.loads(await net.run(sys.stdin.readline)).items():
+        everybody = json.loads(await net.run(sys.stdin.readline))
+        for peer, addresses in everybody["peers"].items():
             net.introduce(peer, addresses)
         checks = (member.put_and_get, member.publish, member.request, member.blob, member.merge)
         said = net.spawn(_until(_once(member.say)), "say")
         tasks = [net.spawn(_until(check), name) for name, check in zip(OPERATIONS, checks, strict=True)]
-        done, _ = await asyncio.wait([said, *tasks], timeout=given["deadline"])
+        done, _ = await asyncio.wait([said, *tasks], timeout=everybody["seconds"])
         right = {name: task in done for name, task in zip(OPERATIONS, tasks, strict=True)}
         _tell({"right": right, "digest": member.store.digest() if right[MERGE] else ""})
         await net.run(sys.stdin.readline)  # others may still need this one

@@ -16,20 +16,20 @@ SPARE = 5.0  # seconds beyond the deadline until a process that says nothing is 
 
 @dataclass(frozen=True)
 class Processes:
-    """A trial: ``count`` processes with ``deadline`` seconds each for all operations; the blob has ``megabytes``."""
+    """A trial: ``count`` processes, ``deadline`` seconds from their start for all; the blob has ``megabytes``."""
 
     count: int = 5
     megabytes: float = 8.0
     deadline: float = 30.0
 
     def findings(self, seed: int) -> Findings:
-        """The self; no time is among what is found, as no two runs have the same."""
+        """The trial; no time is among what is found, as no two runs have the same."""
         done = together(self, seed)
         return Findings(
             metrics={"operations_right": sum(count == self.count for count in done.right.values())},
             figures=[
                 {
-                    "type": "table", "title": f"Operations that {self.count} processes did in {self.deadline:g} s each",
+                    "type": "table", "title": f"Operations that {self.count} processes did within {self.deadline:g} s",
                     "columns": ["operation", "right in so many processes", "of"],
                     "rows": [[name, count, self.count] for name, count in done.right.items()],
                 }
@@ -52,19 +52,22 @@ def together(trial: Processes, seed: int) -> Done:
 
 
 async def _together(trial: Processes, seed: int) -> Done:
-    done = Done()
+    done, loop = Done(), asyncio.get_running_loop()
+    end = loop.time() + trial.deadline
     started = await asyncio.gather(*(_start(trial, seed, i) for i in range(trial.count)))
     try:
-        first = await asyncio.gather(*(_line(process, trial.deadline) for process in started))
-        everybody = {line["peer"]: line["addresses"] for line in first if line is not None}
+        first = await asyncio.gather(*(_line(process, end - loop.time()) for process in started))
+        if late := [i for i, line in enumerate(first) if line is None]:
+            done.troubles.append(f"of {trial.count} processes {len(late)} did not start in time")
+            return done
+        everybody = {line["peer"]: line["addresses"] for line in first}
         for process in started:
-            await _write(process, everybody)
-        lines = await asyncio.gather(*(_line(process, trial.deadline + SPARE) for process in started))
-        digests = [line["digest"] for line in lines if line is not None]
-        for line in lines:
-            for name, right in (line or {"right": {}})["right"].items():
-                done.right[name] += right
-        if len(dict.fromkeys(digests)) > 1:
+            await _write(process, {"peers": everybody, "seconds": end - loop.time()})
+        lines = await asyncio.gather(*(_line(process, end - loop.time() + SPARE) for process in started))
+        told = [line for line in lines if line is not None]
+        for name in OPERATIONS:
+            done.right[name] = sum(line["right"][name] for line in told)
+        if len(dict.fromkeys(line["digest"] for line in told if line["digest"])) > 1:
             done.right[MERGE] = 0
             done.troubles.append("CRDT merge: the replicas differ")
         for process in started:
@@ -80,7 +83,7 @@ async def _together(trial: Processes, seed: int) -> Done:
 
 async def _start(trial: Processes, seed: int, index: int) -> asyncio.subprocess.Process:
     given = {
-        "seed": seed, "index": index, "count": trial.count, "megabytes": trial.megabytes, "deadline": trial.deadline,
+        "seed": seed, "index": index, "count": trial.count, "megabytes": trial.megabytes,
     }  # fmt: skip
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
@@ -92,7 +95,7 @@ async def _line(process: asyncio.subprocess.Process, seconds: float) -> Any:
     """What a process says next; None when it says nothing in time, or no JSON."""
     assert process.stdout is not None
     try:
-        return json.loads(await asyncio.wait_for(process.stdout.readline(), seconds))
+        return json.loads(await asyncio.wait_for(process.stdout.readline(), max(seconds, 0.0)))
     except (TimeoutError, ValueError):
         return None
 
