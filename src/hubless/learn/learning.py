@@ -250,16 +250,14 @@ class Run:
         state = self._state = self._build()
         observer = Observer(self, state.wiring)
         first = 1
-        if resume is not None:
-            self._restore(resume, state)
-            first = resume.round + 1
-        else:
-            yield observer.start()
-            yield from self.learning.figures
         try:
             state.crew = self.crew(state.wiring)
-            if state.crew is not None and resume is not None:
-                state.crew.restore()
+            if resume is not None:
+                self._restore(resume, state)
+                first = resume.round + 1
+            else:
+                yield observer.start()
+                yield from self.learning.figures
             last = first - 1
             for t in range(first, self.rounds + 1):
                 weather = self.weather(t, state.book)
@@ -357,6 +355,8 @@ class Run:
         state.wiring.population.restore(snapshot.tensors, meta["population"])
         state.wiring.meter.restore(snapshot.tensors["meter/sent"], meta["meter"])
         state.book = tree("overlay", snapshot.tensors, meta["overlay"])
+        if state.crew is not None:
+            state.crew.restore()
         for hook, kept in zip(state.wiring.hooks, meta["hooks"], strict=True):
             hook.restore(kept)
         self.faults.resolve(meta["faults"])

@@ -54,28 +54,17 @@ class Crew:
         self.hosts: list[Host] = []
         self.rounds: list[Begin] = []  # since the last gather
         self.reports: dict[str, dict[int, Tensor]] = {}
-        self.begun = False
         try:
-            for mine in range(len(self.shards)):
-                self.hosts.append(self._started(mine))
-            self._answers()
+            self._patiently(0, self._begin, ())
         except BaseException:
             self.close()
             raise
-
-    def _started(self, mine: int) -> Host:
-        """A worker that has been told what to hold."""
-        host = self.start()
-        host.send(
-            frames.encode(Build(self.source, self.options, self.shards, mine, self.threads, torch.get_num_threads()))
-        )
-        return host
 
     def round(self, t: int, plan: Plan, weather: Weather) -> Outcome:
         """One round."""
         population = self.wiring.population
         self.rounds.append(frames.begin(t, plan, sorted(population.excluded), self.faults.resolved()))
-        reports = self._patiently(t, lambda: self._round(self.rounds[-1]))
+        reports = self._patiently(t, lambda: self._round(self.rounds[-1]), self.rounds[:-1])
         for report in reports:
             self.wiring.meter.rejected += report.rejected
             population.excluded.update(report.excluded)
@@ -96,7 +85,7 @@ class Crew:
         """Bring rows, state and books of all peers here."""
         if not self.rounds:
             return
-        states = self._patiently(self.rounds[-1].t, lambda: self._ask([Give()] * len(self.hosts)))
+        states = self._patiently(self.rounds[-1].t, lambda: self._ask([Give()] * len(self.hosts)), self.rounds)
         self.wiring.population.collect(
             [
                 (torch.tensor(peers), frames.PLAIN.unpack(state.data), state.scalars)
@@ -108,7 +97,7 @@ class Crew:
 
     def restore(self) -> None:
         """Hand the population out as it is here."""
-        self._patiently(0, self._restored)
+        self._patiently(0, self._restored, ())
 
     def close(self) -> None:
         """End all workers."""
@@ -147,27 +136,34 @@ class Crew:
 
     # workers that die
 
-    def _patiently(self, t: int, work: Callable[[], T]) -> T:
-        """Work, and begin again at the last gathered state whenever a worker is gone."""
+    def _patiently(self, t: int, work: Callable[[], T], done: Sequence[Begin]) -> T:
+        """Work; whenever a worker is gone, begin again at the last gathered state with the rounds ``done`` since."""
         lost: HostLost | None = None
         for _ in range(STARTS + 1):
             try:
                 if lost is not None:
-                    self._again()
+                    self._again(done)
                 return work()
             except HostLost as error:
                 lost = error
                 log.warning("a worker died in round %d (%s); all go on from round %d", t, error, t - len(self.rounds))
         raise HublessError(f"workers died {STARTS + 1} times in round {t}: {lost}")
 
-    def _again(self) -> None:
-        """Start all workers anew, and run the rounds since the last gathered state again, but the present one."""
+    def _begin(self) -> list[Answer]:
+        """Start all workers."""
         self.close()
+        inner = torch.get_num_threads()
         for mine in range(len(self.shards)):
-            self.hosts.append(self._started(mine))
-        self._answers()
+            host = self.start()
+            self.hosts.append(host)
+            host.send(frames.encode(Build(self.source, self.options, self.shards, mine, self.threads, inner)))
+        return self._answers()
+
+    def _again(self, done: Sequence[Begin]) -> None:
+        """Start all workers anew at the last gathered state, and run again the rounds since."""
+        self._begin()
         self._restored()
-        for command in self.rounds[:-1]:
+        for command in done:
             self._round(command)
 
 
