@@ -165,22 +165,24 @@ async def idle(n: int) -> float:
         neighbours = [net.rng.choice(nets).peer_id for _ in range(10)]
         await net.sleep(net.rng.random())
         while True:
-            for peer in net.rng.sample(neighbours, 3):
-                net.send(peer, "beat", b"")
+            for _ in range(3):
+                net.send(net.rng.choice(neighbours), "beat", b"")
             await net.sleep(1)
 
     for net in nets:
         net.serve("beat", hear)
         net.spawn(beat(net), "beats")
-    await nets[0].sleep(2)
-    seconds = max(2.0, 40_000 / n)
-    begun = time.process_time()
-    await nets[0].sleep(seconds)
-    rate = seconds / (time.process_time() - begun)
-    assert heard > 2 * n * seconds
+    await nets[0].sleep(12)  # by then nearly all links are made
+    heard, best = 0, 0.0
+    seconds = max(1.0, 4_000 / n)
+    for _ in range(10):
+        begun = time.process_time()
+        await nets[0].sleep(seconds)
+        best = max(best, seconds / (time.process_time() - begun))
+    assert heard > 29 * n * seconds
     for net in nets:
         await net.close()
-    return rate
+    return best
 
 
 ROWS = (

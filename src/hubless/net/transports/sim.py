@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from heapq import heappush
 from typing import Any
 
@@ -125,9 +125,9 @@ class SimTransport:
         """Unix seconds, virtual."""
         return START if self._loop is None else START + self._loop.clock
 
-    async def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Virtual seconds."""
-        await asyncio.sleep(seconds)
+        return asyncio.sleep(seconds)
 
     async def run(self, work: Callable[..., Any], *arguments: Any, cost: float = 0.0) -> Any:
         """Done at once; then ``cost`` virtual seconds pass."""
