@@ -53,8 +53,9 @@ def check(record: Record, proof: CrossProof, anchor_root: bytes, gateways: Colle
     gateways: public keys whose anchors and commitments the reader believes
     """
     record.check()
-    digest = record.id(Hasher(proof.hops[0].proof.suite if proof.hops else proof.last.suite))
+    said, anchors = record, Hasher(proof.last.suite)
     for hop in proof.hops:
+        digest = said.id(Hasher(hop.proof.suite))
         hop.through.check()
         trusted = hop.through.author in gateways
         if hop.through.kind == COMMITMENT:
@@ -65,12 +66,13 @@ def check(record: Record, proof: CrossProof, anchor_root: bytes, gateways: Colle
             raise ProofError(f"{hop.through.kind} by {hop.through.author[:8]}: not somebody whom the reader trusts")
         if any(step.tag != "N" for step in hop.across):
             raise ProofError("the way across engines is one of Merkle nodes")
-        digest = climb(Hasher(hop.proof.suite), arrive(digest, hop.proof), hop.across)
+        digest = climb(anchors, arrive(digest, hop.proof), hop.across)
         if digest != hop.through.body:
             raise ProofError(f"{hop.through.kind} {hop.through.body.hex()[:8]} does not hold {digest.hex()[:8]}")
-        digest = hop.through.id(Hasher(proof.last.suite))
+        said = hop.through
     if proof.last.engine != "chain":
         raise ProofError(f"the last proof is one of {proof.last.engine}: anchors stand in a chain")
+    digest = said.id(anchors)
     if arrive(digest, proof.last) != anchor_root:
         raise ProofError(f"{digest.hex()[:8]} does not lead to the anchor root {anchor_root.hex()[:8]}")
 

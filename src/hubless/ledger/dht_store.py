@@ -85,18 +85,21 @@ class DhtStore(Engine):
         return Receipt(self.name, id, self.net.now())
 
     async def get(self, id: bytes) -> Record:
-        """Find a record and check it. Raises UnknownRecord; what is not the record is passed over and counted."""
-        found = await self.net.get(id)
-        self.rounds.append(self.net.records.last.rounds)
-        for kept in found:
-            try:
-                made = self.vet(kept.value)
-            except LedgerError:
+        """Find a record and check it. Raises UnknownRecord.
+
+        What is put under the id and is not the record is passed over and counted; more holders are asked then.
+        """
+        for enough in (1, self.replicas, 2 * self.replicas):
+            found = await self.net.get(id, enough=enough)
+            if enough == 1:
+                self.rounds.append(self.net.records.last.rounds)
+            for kept in found:
+                made = self._record(kept.value)
+                if made is not None and made.id(self.hasher) == id:
+                    return made
                 self.drop("record")
-                continue
-            if made.id(self.hasher) == id:
-                return made
-            self.drop("record")
+            if not found:
+                break
         raise UnknownRecord(f"{self.name}: no record {id.hex()[:8]} was found")
 
     def held(self, id: bytes) -> Record:
@@ -195,6 +198,13 @@ class DhtStore(Engine):
 
     def _shelf(self, key: bytes) -> list[tuple[Kept, bytes]]:
         return list(self.net.records.shelf.keys.get(key, {}).values())
+
+    def _record(self, raw: bytes) -> Record | None:
+        """A signed record, or nothing."""
+        try:
+            return self.vet(raw)
+        except LedgerError:
+            return None
 
     def _version(self, kept: Kept) -> Version | None:
         try:

@@ -22,6 +22,7 @@ from hubless.ledger.pending import Pending
 from hubless.ledger.proofs import Proof
 from hubless.ledger.record import Record
 from hubless.ledger.store import Engine, Receipt
+from hubless.ledger.suites import Hasher
 from hubless.ledger.virtual_voting import NONE, Event, EventGraph, Poll
 from hubless.net.identity import verify
 from hubless.net.network import Network
@@ -84,6 +85,7 @@ class Hashgraph(Engine):
         self.where: dict[bytes, int] = {}
         self.spent: dict[bytes, bytes] = {}
         self.early: Pending[bytes] = Pending(net.timeouts.orphan, net.limits.orphans)
+        self._uncounted = Hasher(suite)
         self._sizes: dict[bytes, int] = {}  # roots that were given out
         net.serve(f"{name}/ask", self._asked)
         net.serve(f"{name}/told", self._told)
@@ -198,8 +200,11 @@ class Hashgraph(Engine):
                 gone = self.early.wait(error.parent, raw, self.net.now())
                 self.net.stats[f"reject:{self.name} too many early"] += gone
                 continue
-            except (LedgerError, msgspec.MsgspecError) as error:
+            except LedgerError as error:
                 self.drop(type(error).__name__)
+                continue
+            except msgspec.MsgspecError:
+                self.drop("event")
                 continue
             self._accept(item)
             ready += self.early.release(key)
@@ -212,11 +217,11 @@ class Hashgraph(Engine):
         graph = self.graph.graph
         if item is None:
             event = _event(raw)
-            key = event.hash(self.hasher)
+            key = event.hash(self._uncounted)
             if not verify(event.creator, EVENT, key, event.signature):
                 raise LedgerError(f"event {key.hex()[:8]}: not signed by its creator")
             for record in event.records:
-                self.vet(record)
+                self._signed(record)
             item = self.gossip.add(key, event, raw)
         event, key = self.graph.events[item], graph.hashes[item]
         self.work["verified"] += 1 + len(event.records)

@@ -27,7 +27,7 @@ from hubless.ledger.proofs import Proof, Step
 from hubless.ledger.record import Record, decode, write
 from hubless.ledger.signing import PeerKey, Signer
 from hubless.ledger.store import OFFERS, Capability, Receipt, RecordStore, offering
-from hubless.ledger.suites import DIGEST
+from hubless.ledger.suites import DIGEST, Hasher
 from hubless.net.network import Network
 
 ONCE = bytes(12)  # the nonce: a key encrypts one text
@@ -182,9 +182,8 @@ class Mpisa:
         engine, commitment = place.engine, place.commitment
         hops: list[Hop] = []
         if commitment is not None:
-            suite = self.anchors.hasher.suite
-            hops.append(Hop(Proof("dht", suite, []), [], commitment))
-            id = commitment.id(self.anchors.hasher)
+            hops.append(Hop(Proof("dht", self.engines[place.held].suite, []), [], commitment))
+            id = commitment.id(Hasher(self.engines[engine].suite))
         if self.engines[engine] is self.anchors:
             return CrossProof(hops, self.anchors.prove(id, root))
         for anchor, roots in self.written:

@@ -73,6 +73,10 @@ class RecordStore(Protocol):
         """Its row in ``OFFERS``."""
 
     @property
+    def suite(self) -> str:
+        """The hash suite of its ids and proofs."""
+
+    @property
     def limit(self) -> int:
         """Most bytes of an encoded record."""
 
@@ -121,6 +125,7 @@ class Engine:
             raise ConfigError(f"{name}.members: this peer, {net.peer_id[:8]}, must be one of them")
         self.net = net
         self.name = name
+        self.suite = suite
         self.limit = limit
         self.members = sorted(members)
         self.others = [peer for peer in self.members if peer != net.peer_id]
@@ -145,10 +150,13 @@ class Engine:
 
     def vet(self, raw: bytes) -> Record:
         """A record that may be taken. Raises RecordTooLarge, SignatureError, LedgerError."""
+        self.work["verified"] += 1
+        return self._signed(raw)
+
+    def _signed(self, raw: bytes) -> Record:
         if len(raw) > self.limit:
             raise RecordTooLarge(f"{self.name}: a record of {len(raw):,} bytes; at most {self.limit:,}")
         made = record.decode(raw)
-        self.work["verified"] += 1
         made.check()
         return made
 

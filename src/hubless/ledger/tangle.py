@@ -74,8 +74,8 @@ class Tangle(Engine):
         sample: int = 50,
     ) -> None:
         super().__init__(net, members, name=name, suite=suite, limit=limit)
-        if not (check > 0 and 0.5 < share <= 1 and sample >= 1 and bits >= 0):
-            raise ConfigError(f"{name}: check must be positive, share in (0.5, 1], sample >= 1, bits >= 0")
+        if not (check > 0 and 0.5 < share <= 1 and sample >= 1 and bits >= 0 and (alpha is None or alpha >= 0)):
+            raise ConfigError(f"{name}: check must be positive, share in (0.5, 1], sample >= 1, bits and alpha >= 0")
         self.alpha, self.bits, self.check, self.share, self.sample = alpha, bits, check, share, sample
         genesis = self.hasher(META, name.encode())
         self.tips = Tips(genesis)
@@ -165,9 +165,12 @@ class Tangle(Engine):
         return super().stored() + len(self.transactions) * (3 * 32 + 16)
 
     def _work(self, transaction: Transaction, id: bytes) -> Transaction:
-        while leading_zeros(transaction.hash(self.hasher, id)) < self.bits:
+        while self._bits_of(transaction, id) < self.bits:
             transaction = msgspec.structs.replace(transaction, nonce=transaction.nonce + 1)
         return transaction
+
+    def _bits_of(self, transaction: Transaction, id: bytes) -> int:
+        return leading_zeros(transaction.hash(self.hasher, id))
 
     def _part(self, item: int, place: int) -> Step:
         transaction = self.transactions[item]

@@ -121,10 +121,10 @@ def storage(
 def _engines(text: str) -> list[str]:
     chosen = [name.strip() for name in text.split(",")]
     for name in chosen:
-        if name not in ENGINES or chosen.count(name) > 1:
-            raise ConfigError(
-                f"storage.engines = {text!r}: {name!r} is unknown or twice; {did_you_mean(name, ENGINES)}"
-            )
+        if name not in ENGINES:
+            raise ConfigError(f"storage.engines = {text!r}: {name!r} is none; {did_you_mean(name, ENGINES)}")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"storage.engines = {text!r}: each at most once")
     return chosen
 
 
