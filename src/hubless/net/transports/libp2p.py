@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -79,6 +80,11 @@ class Libp2pTransport:
         """Listen. Raises ConfigError when the address cannot be had."""
         from hubless.net.transports.guest import Guest
 
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:  # the library would share a port that is taken
+            socket.create_server((self.host, self.port), family=family).close()
+        except OSError as error:
+            raise ConfigError(f"libp2p.listen = {self.addresses()[0]}: {error.strerror or error}") from None
         self._loop = asyncio.get_running_loop()
         self._guest = await Guest.enter()
         self._listens, self._ended = self._loop.create_future(), self._loop.create_future()
@@ -131,13 +137,16 @@ class Libp2pTransport:
         self._lost = handler
 
     def add_hint(self, peer: PeerId, addresses: list[str]) -> None:
-        """Multiaddresses of a peer, as ``/ip4/127.0.0.1/tcp/4001``; others are counted and left out."""
+        """Multiaddresses of a peer, as ``/ip4/127.0.0.1/tcp/4001``, with or without its libp2p id at the end.
+
+        Others are counted and left out.
+        """
         from multiaddr import Multiaddr
 
         fitting = []
         for address in addresses:
             try:
-                fitting.append(str(Multiaddr(address)))
+                fitting.append(str(Multiaddr(address.split("/p2p/")[0])))
             except Exception:  # the library has an error for each part of an address
                 self.stats["reject:address"] += 1
         known = self._hints.pop(peer, [])
