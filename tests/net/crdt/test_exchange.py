@@ -17,6 +17,7 @@ from hubless.net.identity import Identity
 from hubless.net.policy import KIB, LIMITS, Limits
 from hubless.net.transports.sim import Link
 
+MEMBERS = [Identity.derived(5, i).peer_id for i in range(8)]
 LIAR = Identity.derived(5, 7)  # a member that runs no store
 PROTO = "crdt/doc"
 
@@ -289,6 +290,37 @@ def test_a_silent_peer_costs_two_waits_and_a_lost_frame_one(on_bench):
         assert one.value("n") == 1
 
     on_bench(body, 2)
+
+
+def test_a_peer_that_never_comes_to_an_end_holds_nobody_up(on_bench):
+    async def body(bench):
+        one, slow, three = bench.stores
+
+        asked, story = {}, Replica("doc")
+        chain = [story.write(LIAR, deltas.Grow("g", n)).pair() for n in range(100)]
+
+        async def answer(ctx, body):
+            asked[body] = asked.get(body, 0) + 1
+            await slow.net.sleep(1.5 if asked[body] % 2 else 0.1)  # in time only when it is asked again
+            question = msgspec.msgpack.decode(body)
+            if question[0] == "hello":
+                return wire(Standing({bytes.fromhex(LIAR.peer_id): (2**40, bytes(32))}, {}))
+            return wire(Traded([chain[start] for start, _ in question[3].values()], [], []))
+
+        slow.close()
+        slow.net.serve(PROTO, answer)
+        began = one.net.now()
+        with pytest.raises(RequestTimeout, match="does not end"):
+            await one.exchange(slow.net.peer_id)
+        assert one.net.now() - began < 70
+        ours = CrdtStore(three.net, "other", lambda: MEMBERS[:3], every=1.0)
+        theirs = CrdtStore(one.net, "other", lambda: MEMBERS[:3], every=1.0)
+        slow.net.serve("crdt/other", answer)
+        ours.incr("n")
+        await one.net.sleep(8)
+        assert theirs.value("n") == 1, "others are asked meanwhile"
+
+    on_bench(body, 3)
 
 
 def test_on_a_slow_link_pages_become_small_enough(on_bench):

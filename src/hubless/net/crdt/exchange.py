@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -50,6 +50,13 @@ TEXT = 100  # most characters of a reason that are repeated
 Reply = TypeVar("Reply", Standing, Traded, There)
 
 
+class _Patience(NamedTuple):
+    """Seconds for each question, and when all have to be answered."""
+
+    each: float
+    end: float
+
+
 class Exchange:
     """Both sides of the exchanges of one replica.
 
@@ -79,15 +86,18 @@ class Exchange:
     async def run(self, peer: PeerId, timeout: float) -> None:
         """Exchange with one peer; each question may take ``timeout`` seconds and is asked once more.
 
+        All together may take ``limits.pages`` times as long, so that nobody holds others by answering slowly.
+
         Raises NetworkError when the peer does not answer, refuses, or answers what cannot be read.
         """
         if peer not in self.members():
             raise RemoteError(f"{peer[:8]} is no member of {self.replica.doc!r}")
+        patience = _Patience(timeout, self.net.now() + timeout * self.net.limits.pages)
         for _ in range(AGAIN):
-            if not await self._compare(peer, timeout):
+            if not await self._compare(peer, patience):
                 return
 
-    async def _compare(self, peer: PeerId, timeout: float) -> bool:
+    async def _compare(self, peer: PeerId, timeout: _Patience) -> bool:
         """Hand over what is missing; returns whether evidence moved, after which there may be more to say."""
         theirs = await self._ask(peer, Hello(_digest(self.replica)), Standing, timeout)
         if theirs is None:
@@ -116,7 +126,7 @@ class Exchange:
                 await self._settle(peer, actor, far.heads.get(actor, 0), timeout)
         return self.replica.cuts() != before
 
-    async def _settle(self, peer: PeerId, actor: PeerId, length: int, timeout: float) -> None:
+    async def _settle(self, peer: PeerId, actor: PeerId, length: int, timeout: _Patience) -> None:
         """Find the first operation in which two chains differ, and show ours: who holds both has the proof."""
         chain = self.replica.chains.get(actor, [])
         low, high = 0, min(len(chain), length) - 1
@@ -139,16 +149,18 @@ class Exchange:
                 await self._take(traded.ops, traded.evidence)
 
     async def _ask(
-        self, peer: PeerId, question: Hello | Trade | Where, kind: type[Reply], timeout: float, *, expects: int = 0
+        self, peer: PeerId, question: Hello | Trade | Where, kind: type[Reply], timeout: _Patience, *, expects: int = 0
     ) -> Reply | None:
         """The answer, or None for Same. Raises NetworkError."""
         if isinstance(question, Trade) and question.ops:
             await self.durable()
+        if self.net.now() > timeout.end:
+            raise RequestTimeout(f"{peer[:8]} answers, but an exchange of {self.replica.doc!r} with it does not end")
         body = wire(question)
         try:
-            data = await self.net.request(peer, self.proto, body, timeout, expects=expects)
+            data = await self.net.request(peer, self.proto, body, timeout.each, expects=expects)
         except RequestTimeout:
-            data = await self.net.request(peer, self.proto, body, timeout, expects=expects)
+            data = await self.net.request(peer, self.proto, body, timeout.each, expects=expects)
         try:
             answer = read_answer(data) if len(data) <= 2 * self.page + OVERHEAD else None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):

@@ -141,10 +141,11 @@ class Replica:
         return heads, {bytes.fromhex(actor): cut for actor, cut in sorted(self.cuts().items())}
 
     def canonical(self) -> bytes:
-        """All states and cuts: replicas that have seen the same have the same bytes."""
+        """All states, length and last hash of each chain, and cuts: the same bytes where all of that is the same."""
         self._fold_again()
         states = [[*key, state.tree()] for key, state in sorted(self._states.items())]
-        return encode([self.doc, states, self.cuts()])
+        heads = {actor: (len(chain), chain[-1].hash) for actor, chain in self.chains.items() if chain}
+        return encode([self.doc, states, heads, self.cuts()])
 
     def digest(self) -> str:
         """SHA-256 of the canonical bytes, in hex."""

@@ -69,6 +69,7 @@ class CrdtStore:
         self._served = net.serve(self.proto, self._answer, limit=RUNNING, queue=WAITING)
         self._journal: Journal | None = None
         self._task: Task[None] | None = None
+        self._running: dict[PeerId, Task[None]] = {}
         try:
             if folder is not None:
                 self._journal = Journal(folder, doc, net.peer_id, sync, net.limits.journal)
@@ -150,7 +151,7 @@ class CrdtStore:
         return None
 
     def canonical(self) -> bytes:
-        """The whole state: the same bytes at all replicas that have seen the same."""
+        """All that counts, but for signatures: the same bytes at all replicas that have seen the same."""
         return self._replica.canonical()
 
     def digest(self) -> str:
@@ -196,8 +197,9 @@ class CrdtStore:
 
     def close(self) -> None:
         """Stop exchanging, and let go of the folder; twice is the same as once."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in [self._task, *self._running.values()]:
+            if task is not None:
+                task.cancel()
         self.net.withdraw(self._served)
         if self._journal is not None:
             self._journal.close()
@@ -208,13 +210,18 @@ class CrdtStore:
             await self.net.sleep(max(0.0, due - self.net.now()))
             due = max(due + self.every, self.net.now())  # counted from beginning to beginning
             others = sorted(peer for peer in self._ask_members() if peer != self.net.peer_id)
-            if not others:
-                continue
-            try:
-                await self.exchange(self.net.rng.choice(others))
-            except (NetworkError, OSError) as error:
-                self.counts["failed"] += 1
-                log.debug("%s: exchange of %s: %s", self.net.peer_id[:8], self.doc, error)
+            peer = self.net.rng.choice(others) if others else None
+            if peer is not None and peer not in self._running and len(self._running) < RUNNING:
+                self._running[peer] = self.net.spawn(self._begun(peer), self.proto)  # a slow one holds nobody up
+
+    async def _begun(self, peer: PeerId) -> None:
+        try:
+            await self.exchange(peer)
+        except (NetworkError, OSError) as error:
+            self.counts["failed"] += 1
+            log.debug("%s: exchange of %s: %s", self.net.peer_id[:8], self.doc, error)
+        finally:
+            self._running.pop(peer, None)
 
     async def _answer(self, ctx: Context, body: bytes) -> bytes:
         try:
