@@ -11,6 +11,7 @@ Source: Nakamoto, "Bitcoin", 2008 (work, depth); for authorities, blocks in turn
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import msgspec
 
@@ -311,12 +312,12 @@ class HashChain(Engine):
             self.work["signatures"] += 1
             vote = msgspec.structs.replace(vote, signature=self.net.identity.sign(VOTE, vote.said()))
             self.tell("vote", _encode(vote))
-            self._count(vote)
+            self._count(vote, True)
 
     def _hear_vote(self, ctx: Context, body: bytes) -> None:
         try:
             vote = _vote(body)
-            self._count(vote, signed=False)
+            self._count(vote, _holds(body))
         except (msgspec.MsgspecError, LedgerError) as error:
             self.drop(type(error).__name__)
             return
@@ -324,14 +325,13 @@ class HashChain(Engine):
             self._asking[vote.source] = None
             self.net.spawn(self._ask_votes(ctx.src, vote.source), f"{self.name} votes")
 
-    def _count(self, vote: Vote, *, signed: bool = True) -> None:
-        """Count a vote. Raises LedgerError, NotAuthority."""
-        if not signed:
-            if vote.voter not in self.votes.authorities:
-                raise NotAuthority(f"vote of {vote.voter[:8]}: not an authority")
-            self.work["verified"] += 1
-            if not verify(vote.voter, VOTE, vote.said(), vote.signature):
-                raise LedgerError(f"vote of {vote.voter[:8]}: not signed by it")
+    def _count(self, vote: Vote, holds: bool) -> None:
+        """Count a vote; ``holds``: whether it is signed. Raises LedgerError, NotAuthority."""
+        if vote.voter not in self.votes.authorities:
+            raise NotAuthority(f"vote of {vote.voter[:8]}: not an authority")
+        self.work["verified"] += vote.voter != self.net.peer_id
+        if not holds:
+            raise LedgerError(f"vote of {vote.voter[:8]}: not signed by it")
         if self.votes.add(vote):
             move = self.tree.reconsider()
             if move is not None:
@@ -348,7 +348,7 @@ class HashChain(Engine):
         try:
             answer = await self.net.request(peer, f"{self.name}/votes", _encode(self.votes.latest[0]))
             for vote in _votes(answer):
-                self._count(vote, signed=False)
+                self._count(vote, _holds(_encode(vote)))
         except (NetworkError, LedgerError, msgspec.MsgspecError):
             self.drop("votes")
         finally:
@@ -369,9 +369,22 @@ def _part(node: Node, hasher: Hasher, place: int) -> Step:
     return Step("B", b"".join(parts[:place]), b"".join(parts[place + 1 :]))
 
 
+@lru_cache(maxsize=8192)
+def _vote(body: bytes) -> Vote:
+    """The vote of these bytes, read once for all peers of a process. Raises MsgspecError."""
+    return _read_vote(body)
+
+
+@lru_cache(maxsize=8192)
+def _holds(body: bytes) -> bool:
+    """Whether the vote of these bytes is signed by its voter."""
+    vote = _vote(body)
+    return verify(vote.voter, VOTE, vote.said(), vote.signature)
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _block = msgspec.msgpack.Decoder(Block).decode
 _blocks = msgspec.msgpack.Decoder(list[Block]).decode
 _question = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
-_vote = msgspec.msgpack.Decoder(Vote).decode
+_read_vote = msgspec.msgpack.Decoder(Vote).decode
 _votes = msgspec.msgpack.Decoder(list[Vote]).decode
