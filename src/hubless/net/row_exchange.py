@@ -105,8 +105,8 @@ class RowExchange:
 
     @property
     def cut_off(self) -> bool:
-        """Whether more than half of the peers are gone. Then it may be this one that is: it keeps to the schedule."""
-        return len(self._gone) > len(self._reached)
+        """Whether all peers are gone. Then it is this one that is, so to speak: it keeps to the schedule."""
+        return bool(self._gone) and not self._reached
 
     async def swap(
         self, r: int, row: bytes | Mapping[PeerId, bytes], to: Sequence[PeerId], expect: Sequence[PeerId], *,
@@ -115,8 +115,8 @@ class RowExchange:
         """Send to some, one row for all or one each; what arrived of those expected, in the order of their ids.
 
         It ends when all are there that are not gone, at the stage's time, or when most have gone on without this one;
-        at once where nobody is expected. A row for a peer that cannot be reached is lost. Raises ConfigError for a row
-        of more than ``most`` bytes.
+        at once where nobody is expected, but for one who is cut off: that one keeps to the time. A row for a peer that
+        cannot be reached is lost. Raises ConfigError for a row of more than ``most`` bytes.
         """
         place = (r, stage)
         mine = row if isinstance(row, Mapping) else dict.fromkeys(to, row)
@@ -184,7 +184,7 @@ class RowExchange:
         elif place <= self._closed:
             self.late += 1
             self.counts["late"] += 1
-            if place == self._closed and peer in self._reached:
+            if row.round >= self._closed[0] and peer in self._reached:
                 self._in_step(peer, row.round)
         else:
             self._keep(peer, place, row)
@@ -252,8 +252,6 @@ class RowExchange:
     def _complete(self, swap: _Swap, r: int) -> bool:
         reached = sorted(self._reached.values())
         if reached and reached[(len(reached) - 1) // 2] >= r + BEHIND:
-            return True
-        if not swap.expect:
             return True
         waiting = [peer for peer in swap.expect if peer not in swap.got and peer not in self._gone]
         if self.patience is not None:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,7 @@ class Deployment(Recipe):
         self.recipe, self.pace, self.troubles, self.log = recipe, pace, troubles, log
         self.check = check
         self.difference: float | None = None
-        self.loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.children: list[Child] = []
         self.run: _Checked | None = None
         self._folder: RunFolder | None = None
@@ -186,6 +186,11 @@ class Deployment(Recipe):
 
     # nodes
 
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something to its end, and the observer meanwhile."""
+        self._loop = self._loop or asyncio.new_event_loop()
+        return self._loop.run_until_complete(work)
+
     def begin(self) -> Watch:
         """Start the observer, and the nodes that are there from the beginning."""
         assert self._folder is not None
@@ -199,7 +204,8 @@ class Deployment(Recipe):
             identity.save(folder / "key")
             self.children.append(Child(peers, folder, identity.peer_id))
         allowed = home / "allow"
-        return self.loop.run_until_complete(self._begin(allowed))
+        watch: Watch = self.wait(self._begin(allowed))
+        return watch
 
     async def _begin(self, allowed: Path) -> Watch:
         assert self.run is not None
@@ -278,10 +284,11 @@ class Deployment(Recipe):
         for child in self.children:
             child.stop()
         if self._stranger is not None:
-            self.loop.run_until_complete(self._stranger.close())
+            self.wait(self._stranger.close())
         if self._net is not None:
-            self.loop.run_until_complete(self._net.close())
-        self.loop.close()
+            self.wait(self._net.close())
+        if self._loop is not None:
+            self._loop.close()
 
 
 class _Checked(Deployed):
@@ -289,7 +296,7 @@ class _Checked(Deployed):
 
     def __init__(self, deployment: Deployment, run: Run) -> None:
         self.deployment = deployment
-        super().__init__(run.asked, deployment.loop, deployment.begin, deployment.each, deployment.end)
+        super().__init__(run.asked, deployment.wait, deployment.begin, deployment.each, deployment.end)
 
     def records(self, resume: Any = None) -> Iterator[Record]:
         """Those of the run; before the end one line for each node that dropped something, and the comparison."""

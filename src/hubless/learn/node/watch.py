@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +75,6 @@ class Watch:
         self.dropped[ctx.src] = report.dropped
         if report.round <= self.done:
             self.counts["late report"] += 1
-            self.group.news += report.news
             return
         self.reports.setdefault(report.round, {})[ctx.src] = report
         while report.round > self.done + AHEAD and ctx.left() > LOOK:
@@ -142,7 +140,7 @@ class Seen(Faults):
         self.look: Callable[[int], None] | None = None
 
     def at(self, t: int) -> Weather:
-        """The weather of round t, which is waited for."""
+        """The weather of round t, which is waited for once nodes can be started."""
         if self.look is not None and t > 0:
             self.look(t)
         alive, before = self.masks[t], self.masks[max(0, t - 1)]
@@ -158,18 +156,18 @@ class Seen(Faults):
 class Deployed(Run):
     """A run whose rounds are those of nodes.
 
+    wait:  runs what the watch does, which goes on between records only
     begin: starts them; returns the watch
     each:  what is to be done before a round is waited for, and what to say of it
     end:   ends them
-    loop:  on which the watch runs, between records only
     """
 
     def __init__(
-        self, learning: Learning, loop: asyncio.AbstractEventLoop, begin: Callable[[], Watch],
+        self, learning: Learning, wait: Callable[[Coroutine[Any, Any, Any]], Any], begin: Callable[[], Watch],
         each: Callable[[int], list[str]], end: Callable[[], None],
     ) -> None:  # fmt: skip
         super().__init__(learning)
-        self.loop, self._begin, self._each, self._end = loop, begin, each, end
+        self._wait, self._begin, self._each, self._end = wait, begin, each, end
         self.faults = self.seen = Seen(self.n)
         self.watch: Watch | None = None
         self.heard: dict[PeerId, Report] = {}
@@ -185,24 +183,24 @@ class Deployed(Run):
         return super().wired(held, remote=True, shards=shards)
 
     def crew(self, wiring: Wiring) -> Any:
-        """The nodes, started."""
+        """The nodes, which are started when round 1 is asked for."""
         self._wiring = wiring
-        self.watch = self._begin()
         self.seen.look = self._look
         return self
 
     def _look(self, t: int) -> None:
         """Wait for the reports of a round."""
-        assert self.watch is not None
         if t <= self._looked:
             return
+        if self.watch is None:
+            self.watch = self._begin()
         texts = self._each(t)
-        self.heard = self.loop.run_until_complete(self.watch.collect(t))
+        self.heard = self._wait(self.watch.collect(t))
         self.holders = {key: self.watch.group.known[key].member.peers for key in self.heard}
         mask = np.zeros(self.n, dtype=bool)
         mask[[peer for peers in self.holders.values() for peer in peers]] = True
         self.seen.masks[t] = mask if mask.any() else self.seen.masks[t - 1]
-        said = [text for key in sorted(self.heard) for text in self.heard[key].news if text.startswith("peer")]
+        said = [text for key in sorted(self.heard) for text in self.heard[key].news]
         own = [text for text in said if ": " in text]  # what a node says of itself; who is here, the watch knows
         self.seen.texts = {t: [*texts, *self.watch.news(), *own]}
         self._looked = t
