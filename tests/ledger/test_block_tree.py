@@ -25,7 +25,7 @@ class Grower:
         ids = (Hasher()(b"R", str(self.count).encode()),)
         header = self.tree.draft(parent, ids, float(self.count), bits, "me")
         move = self.tree.add(header, ids)
-        return self.tree.nodes[header.hash(self.tree.hasher)], move
+        return self.tree.nodes[header.digest(self.tree.hasher)], move
 
 
 def test_the_branch_with_more_work_wins_over_a_longer_one():

@@ -47,7 +47,7 @@ def test_versions_of_a_key_are_a_chain_that_its_last_digest_proves(town):
         records = [town.record(0, f"version {k}") for k in range(4)]
         digests = [await writer.update(b"page", record) for record in records]
         head = await reader.head(b"page", town.ids[0])
-        assert head.hash(reader.hasher) == digests[-1]
+        assert head.digest(reader.hasher) == digests[-1]
         history = await reader.history(digests[-1])
         assert [version.number for version in history] == [0, 1, 2, 3]
         for k, record in enumerate(records):

@@ -145,7 +145,7 @@ def test_a_block_or_a_vote_of_somebody_else_is_dropped_and_counted(town):
             (town.ids[1], slot + 7 * 10**9, town.keys[1]),  # of the future
         ):
             header = tree.draft(tree.head, [], float(time), 0, sealer)
-            block = Block(header, [], signer.sign(BLOCK, header.hash(engine.hasher)))
+            block = Block(header, [], signer.sign(BLOCK, header.digest(engine.hasher)))
             town.nets[1].send(town.ids[0], "chain/block", msgspec.msgpack.encode(block))
             vote = Vote(sealer, tree.head.hash, 0, b"x" * 32, 1)
             vote = msgspec.structs.replace(vote, signature=stranger.sign(VOTE, vote.said()))
@@ -167,7 +167,7 @@ def test_a_block_whose_parent_never_comes_is_dropped_after_a_while(town):
     async def story(town):
         engine = town.engines[0]
         header = msgspec.structs.replace(engine.tree.draft(engine.tree.head, [], 1.0, 0, town.ids[1]), prev=b"?" * 32)
-        block = Block(header, [], town.keys[1].sign(BLOCK, header.hash(engine.hasher)))
+        block = Block(header, [], town.keys[1].sign(BLOCK, header.digest(engine.hasher)))
         town.nets[1].send(town.ids[0], "chain/block", msgspec.msgpack.encode(block))
         await town.sleep(5.0)
         assert len(engine.early) == 1
@@ -184,7 +184,7 @@ def test_work_is_searched_for_and_checked():
 
     tree, sealing = BlockTree("t", Hasher()), Work(1.0, bits=6, real=True)
     header = sealing.seal(tree.draft(tree.head, [], 1.0, 6, "me"), tree.hasher)
-    digest = header.hash(tree.hasher)
+    digest = header.digest(tree.hasher)
     assert leading_zeros(digest) >= 6
     sealing.check(header, digest)
     for wrong, key in ((header, b"\xff" * 32), (msgspec.structs.replace(header, bits=5), digest)):

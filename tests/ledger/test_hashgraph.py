@@ -56,7 +56,7 @@ def test_events_that_nobody_may_make_are_dropped_and_counted(town):
             (town.ids[1], b"?" * 32, town.keys[1]),
         ):
             event = Event(creator, parent, NONE, [], 1.0)
-            signature = signer.sign(EVENT, event.hash(engine.hasher))
+            signature = signer.sign(EVENT, event.digest(engine.hasher))
             events.append(msgspec.msgpack.encode(msgspec.structs.replace(event, signature=signature)))
         town.nets[1].send(town.ids[0], "hashgraph/told", msgspec.msgpack.encode((b"?" * 32, [*events, b"junk"], [])))
         await town.sleep(0.4)

@@ -36,7 +36,7 @@ class Gossip:
     def create(self, i, self_parent, other):
         self.time += 1
         event = Event(self.names[i], self_parent, other, [b"%d" % self.time], float(self.time), b"s%d" % self.time)
-        key = event.hash(self.hasher)
+        key = event.digest(self.hasher)
         self.take(i, key, event)
         return key
 
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused():
         (Event("p1", gossip.last[0], NONE, [], 1.0), LedgerError),
     ):
         with pytest.raises(error):
-            graph.add(event.hash(Hasher()), event)
+            graph.add(event.digest(Hasher()), event)
     assert len(graph.events) == 1
 
 

@@ -36,7 +36,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     nonce: int
     sealer: str
 
-    def hash(self, hasher: Hasher) -> bytes:
+    def digest(self, hasher: Hasher) -> bytes:
         """The block's digest [32]."""
         meta = hasher(META, _encode((self.height, self.time, self.bits, self.nonce, self.sealer)))
         return hasher(BLOCK, self.prev, self.records, self.history, meta)
@@ -97,7 +97,7 @@ class BlockTree:
 
         Raises UnknownParent, and LedgerError for a header that does not fit its parent or its records.
         """
-        key = header.hash(self.hasher)
+        key = header.digest(self.hasher)
         if key in self.nodes:
             return None
         parent = self.nodes.get(header.prev)

@@ -38,7 +38,7 @@ class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         """The digest of what is no digest in it."""
         return hasher(META, _encode((self.key, self.number)))
 
-    def hash(self, hasher: Hasher) -> bytes:
+    def digest(self, hasher: Hasher) -> bytes:
         """The version's digest [32]."""
         return hasher(VERSION, self.prev, self.id, self.meta(hasher))
 
@@ -142,9 +142,9 @@ class DhtStore(Engine):
         """
         before = await self.head(key, self.net.peer_id)
         receipt = await self.append(record)
-        prev = before.hash(self.hasher) if before else FIRST
+        prev = before.digest(self.hasher) if before else FIRST
         version = Version(prev, receipt.id, key, before.number + 1 if before else 0)
-        raw, digest = _encode(version), version.hash(self.hasher)
+        raw, digest = _encode(version), version.digest(self.hasher)
         await self._put(digest, raw)
         await self._put(hashlib.sha256(key).digest(), raw, "head")
         return digest
@@ -163,7 +163,7 @@ class DhtStore(Engine):
         versions: list[Version] = []
         while digest != FIRST:
             found = [version for kept in await self.net.get(digest) if (version := self._version(kept)) is not None]
-            version = next((one for one in found if one.hash(self.hasher) == digest), None)
+            version = next((one for one in found if one.digest(self.hasher) == digest), None)
             if version is None:
                 raise UnknownRecord(f"{self.name}: version {digest.hex()[:8]} was not found")
             versions.append(version)

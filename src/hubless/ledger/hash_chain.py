@@ -117,7 +117,7 @@ class HashChain(Engine):
         faults = super().audit()
         for before, node in zip(self.tree.chain, self.tree.chain[1:], strict=False):
             assert node.header is not None
-            if node.header.hash(self.hasher) != node.hash or node.header.prev != before.hash:
+            if node.header.digest(self.hasher) != node.hash or node.header.prev != before.hash:
                 faults.append(f"block {node.height}: is not the one after {before.hash.hex()[:8]}")
         return faults
 
@@ -135,9 +135,9 @@ class HashChain(Engine):
 
     async def _mine(self) -> None:
         assert isinstance(self.sealing, Work)
-        while True:
+        while math.isfinite(self.sealing.interval):
             await self.net.sleep(self.net.rng.expovariate(1 / (self.sealing.interval * len(self.members))))
-            self._seal(self.net.now())
+            self.seal(self.net.now())
 
     async def _take_turns(self) -> None:
         assert isinstance(self.sealing, Authority)
@@ -146,15 +146,15 @@ class HashChain(Engine):
             await self.net.sleep(slot * self.sealing.slot - self.net.now())
             work_left = self.waiting or any(node.ids for node in self.tree.chain[self.final + 1 :])
             if work_left and self.sealing.turn(slot * self.sealing.slot)[1] == self.net.peer_id:
-                self._seal(slot * self.sealing.slot)
+                self.seal(slot * self.sealing.slot)
 
-    def _seal(self, time: float) -> None:
-        """Make a block of what has waited longest, and send it."""
+    def seal(self, time: float) -> None:
+        """Make a block of what has waited longest, and send it: a miner's luck, or an authority's slot."""
         ids = list(self.waiting)[: self.records_a_block]
         header = self.tree.draft(self.tree.head, ids, time, self.sealing.bits, self.net.peer_id)
         if isinstance(self.sealing, Work):
             header = self.sealing.seal(header, self.hasher)
-        key = header.hash(self.hasher)
+        key = header.digest(self.hasher)
         self.work["signatures"] += 1
         block = Block(header, [self.waiting[id] for id in ids], self.net.identity.sign(BLOCK, key))
         self.tell("block", _encode(block))
@@ -219,7 +219,7 @@ class HashChain(Engine):
 
     def _check(self, block: Block) -> bytes:
         """The block's hash. Raises LedgerError for one that nobody had a right to make."""
-        key = block.header.hash(self.hasher)
+        key = block.header.digest(self.hasher)
         self.sealing.check(block.header, key)
         if block.header.time > self.net.now() + AHEAD:
             raise LedgerError(f"block {key.hex()[:8]}: of the future")

@@ -217,7 +217,7 @@ class Hashgraph(Engine):
         graph = self.graph.graph
         if item is None:
             event = _event(raw)
-            key = event.hash(self._uncounted)
+            key = event.digest(self._uncounted)
             if not verify(event.creator, EVENT, key, event.signature):
                 raise LedgerError(f"event {key.hex()[:8]}: not signed by its creator")
             for record in event.records:
@@ -237,7 +237,7 @@ class Hashgraph(Engine):
         ids = list(self.waiting)[: self.records_a_event]
         records = [self.waiting.pop(id) for id in ids]
         event = Event(self.net.peer_id, self.last, other, records, self.net.now())
-        key = event.hash(self.hasher)
+        key = event.digest(self.hasher)
         self.work["signatures"] += 1
         event = msgspec.structs.replace(event, signature=self.net.identity.sign(EVENT, key))
         self.last = key

@@ -17,6 +17,8 @@ from hubless.net.transports.transport import PeerId
 class Work:
     """Proof of work: all members together find a block every ``interval`` seconds, at times of a Poisson process.
 
+    An infinite interval leaves the times to whoever calls ``HashChain.seal``.
+
     bits:  leading zero bits that a block's hash needs: 2^bits tries on average
     depth: blocks on top that make a block final
     real:  whether the tries are made; without, they are counted as made, and nobody checks the hash
@@ -37,7 +39,7 @@ class Work:
             hasher.work["hashes"] += 1 << self.bits
             return header
         nonce = 0
-        while leading_zeros(header.hash(hasher)) < self.bits:
+        while leading_zeros(header.digest(hasher)) < self.bits:
             nonce += 1
             header = msgspec.structs.replace(header, nonce=nonce)
         return header

@@ -43,7 +43,7 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         """The digest of what is no digest in it."""
         return hasher(META, _encode((self.time, self.nonce)))
 
-    def hash(self, hasher: Hasher, id: bytes) -> bytes:
+    def digest(self, hasher: Hasher, id: bytes) -> bytes:
         """The transaction's digest [32]; ``id`` is its record's."""
         return hasher(TRANSACTION, self.left, self.right, id, self.meta(hasher))
 
@@ -156,7 +156,7 @@ class Tangle(Engine):
         """Transactions that do not stand where they say, and records that are not what they say."""
         faults = super().audit()
         for i, transaction in enumerate(self.transactions):
-            if transaction is not None and transaction.hash(self.hasher, self.ids[i]) != self.tips.graph.hashes[i]:
+            if transaction is not None and transaction.digest(self.hasher, self.ids[i]) != self.tips.graph.hashes[i]:
                 faults.append(f"transaction {i}: is not the one that others approve")
         return faults
 
@@ -170,7 +170,7 @@ class Tangle(Engine):
         return transaction
 
     def _bits_of(self, transaction: Transaction, id: bytes) -> int:
-        return leading_zeros(transaction.hash(self.hasher, id))
+        return leading_zeros(transaction.digest(self.hasher, id))
 
     def _part(self, item: int, place: int) -> Step:
         transaction = self.transactions[item]
@@ -221,7 +221,7 @@ class Tangle(Engine):
             try:
                 record = self.vet(transaction.record)
                 id = record.id(self.hasher)
-                key = transaction.hash(self.hasher, id)
+                key = transaction.digest(self.hasher, id)
                 if leading_zeros(key) < self.bits:
                     raise LedgerError(f"transaction {key.hex()[:8]}: less work than {self.bits} bits")
                 if key in self.tips.graph:

@@ -46,7 +46,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     time: float
     signature: bytes = b""
 
-    def hash(self, hasher: Hasher) -> bytes:
+    def digest(self, hasher: Hasher) -> bytes:
         """The event's digest [32]; the signature is not in it."""
         records = merkle.root(hasher, [hasher(META, record) for record in self.records])
         meta = hasher(META, msgspec.msgpack.encode((self.creator, self.time)))

@@ -25,7 +25,7 @@ class Forker(Hashgraph):
         super()._create(other)
         if self.net.rng.random() < 0.5:
             event = Event(self.net.peer_id, before, other, [], self.net.now() + 0.001)
-            key = event.hash(self.hasher)
+            key = event.digest(self.hasher)
             event = msgspec.structs.replace(event, signature=self.net.identity.sign(EVENT, key))
             raw = msgspec.msgpack.encode(event)
             self.tell_one(self.net.rng.choice(self.others), "told", msgspec.msgpack.encode((key, [raw], [])))
@@ -71,13 +71,13 @@ async def _play(
                 town.world.cut(town.ids[i])
             else:
                 await one.start()
-        random, clock = Random(f"faulty/{seed}"), town.nets[-1]
+        draw, clock = Random(f"faulty/{seed}"), town.nets[-1]
         start, honest = clock.now(), range(silent + forkers, peers)
         count = round(seconds * rate)
         for k in range(count):
             await clock.sleep(start + k / rate - clock.now())
-            i = random.choice(honest)
-            await town.engines[i].append(write(town.signers[i], "note", random.randbytes(BODY), clock.now()))
+            i = draw.choice(honest)
+            await town.engines[i].append(write(town.signers[i], "note", draw.randbytes(BODY), clock.now()))
         await clock.sleep(start + seconds - clock.now())
         own = [town.engines[i] for i in honest]
         forks = max(bin(one.graph.forkers[one.graph.graph.index[one.last]]).count("1") for one in own)

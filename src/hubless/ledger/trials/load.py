@@ -2,13 +2,14 @@
 
 Time is virtual: what passes is what the protocol waits for, links, blocks and gossip. Computing takes no time; what it
 would cost is counted (hashes, signatures, checked signatures). Mining is a Poisson process whose tries are counted and
-not made. Signatures are made and checked for real, each once a process; every peer that would check one counts it.
+not made; with every block that is found a record comes to its finder, so that the block rate is the load and no block
+is empty. Signatures are made and checked for real, each once a process; every peer that would check one counts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from random import Random
 from statistics import fmean, median, quantiles
@@ -110,41 +111,57 @@ class Load:
 
 
 async def _play(load: Load) -> Outcome:
-    make = engine(load.kind, load.latency, load.rate, load.tuning)
+    make = engine(load.kind, load.latency, load.rate, replace(load.tuning, driven=True))
     async with Town(load.peers, load.latency, load.seed, make) as town:
         for one in town.engines:
             await one.start()
-        random, handed = Random(f"load/{load.seed}"), list[Handed]()
-        dead = random.sample(range(load.peers), round(load.crashed * load.peers)) if load.upset == "crash" else []
+        draw, handed = Random(f"load/{load.seed}"), list[Handed]()
+        dead = draw.sample(range(load.peers), round(load.crashed * load.peers)) if load.upset == "crash" else []
         live = [i for i in range(load.peers) if i not in dead]
         clock, choice = town.nets[live[0]], list(range(load.peers))
         start, before = clock.now(), sum(net.stats["bytes"] for net in town.nets)
         upset_at = start + load.seconds / 3
         heal_at = upset_at + load.apart
 
-        async def hand_in(peer: int, body: bytes) -> None:
+        async def hand_in(peer: int, body: bytes, found: bool) -> None:
             record = write(town.signers[peer], "note", body, clock.now())
             try:
                 id = (await town.engines[peer].append(record)).id
             except (NetworkError, LedgerError):
                 id = b""
             handed.append(Handed(peer, record.time, id))
+            own = town.engines[peer]
+            if found and isinstance(own, HashChain):
+                own.seal(clock.now())
 
         upset = load.upset
-        for k in range(round(load.seconds * load.rate)):
-            await clock.sleep(start + (k + random.random()) / load.rate - clock.now())
+        for time in _times(load, draw):
+            await clock.sleep(start + time - clock.now())
             if upset != "none" and clock.now() >= upset_at:
                 upset, choice = "none", live
                 _upset(town, load.upset, dead)
             if load.upset == "partition" and clock.now() >= heal_at:
                 town.world.heal()
-            peer = random.choice(choice)
-            town.nets[peer].spawn(hand_in(peer, random.randbytes(BODY)), "load")
+            peer = draw.randrange(load.peers)
+            found = load.kind == "work" and peer in choice  # who has crashed finds no block
+            peer = peer if peer in choice else draw.choice(choice)
+            town.nets[peer].spawn(hand_in(peer, draw.randbytes(BODY), found), "load")
         await clock.sleep(start + load.seconds - clock.now())
         sent = sum(net.stats["bytes"] for net in town.nets) - before
         count, kept = len(handed), [one for one in handed if one.peer in live]
         costs = _costs(town.engines, count, sent, load.kind)
         return _outcome(town.engines, live, kept, load.seconds, upset_at, costs)
+
+
+def _times(load: Load, draw: Random) -> list[float]:
+    """When records come, in seconds: one in each interval of 1/rate; by work, as blocks are found, a Poisson process.
+
+    A Poisson process of which the number is known has its events anywhere, independently.
+    """
+    count = round(load.seconds * load.rate)
+    if load.kind == "work":
+        return sorted(load.seconds * draw.random() for _ in range(count))
+    return [(k + draw.random()) / load.rate for k in range(count)]
 
 
 def _upset(town: Town[Engine], upset: Upset, dead: Sequence[int]) -> None:

@@ -62,10 +62,10 @@ async def _play(peers: int, keys: int, latency: float, seed: int) -> Lookups:
     async with population(world, peers, width=WIDTH) as nets:
         ids = [net.peer_id for net in nets]
         stores = [DhtStore(net, ids) for net in nets]
-        random, found = Random(f"lookups/{seed}"), 0
+        draw, found = Random(f"lookups/{seed}"), 0
         for _ in range(keys):
-            writer, reader = random.sample(stores, 2)
-            record = write(PeerKey(writer.net.identity), "note", random.randbytes(64), writer.net.now())
+            writer, reader = draw.sample(stores, 2)
+            record = write(PeerKey(writer.net.identity), "note", draw.randbytes(64), writer.net.now())
             id = (await writer.append(record)).id
             found += await reader.get(id) == record
         rounds = [count for store in stores for count in store.rounds if count]  # 0: the reader keeps it itself

@@ -87,16 +87,16 @@ def run(*, peers: int, copies: int, seconds: float, seed: int) -> Mixed:
     return run_sim(_routed(peers, copies, seconds, seed, chain))
 
 
-def _workload(random: Random, seconds: float, signers: list[Signer], start: float) -> Iterator[tuple[float, Record]]:
+def _workload(draw: Random, seconds: float, signers: list[Signer], start: float) -> Iterator[tuple[float, Record]]:
     """A bulk record every two seconds, half of them private, and small ones of which there are 5 % of the bytes."""
     bulk = max(4, round(seconds / 2))
     small = round(bulk * BULK * (1 - SHARE) / SHARE / (ORDERED + SMALL))
     plan = [("private" if i % 2 else "archive", BULK) for i in range(bulk)]
     plan += [(kind, size) for kind, size in (("agreement", ORDERED), ("reading", SMALL)) for _ in range(small)]
-    random.shuffle(plan)
+    draw.shuffle(plan)
     for i, (kind, size) in enumerate(plan):
         time = start + i * seconds / len(plan)
-        yield time, write(random.choice(signers), kind, random.randbytes(size), time)
+        yield time, write(draw.choice(signers), kind, draw.randbytes(size), time)
 
 
 def _chain(net: Network, ids: list[PeerId]) -> HashChain:

@@ -36,14 +36,14 @@ async def _play(kind: str, peers: int, records: int, seed: int, tuning: Tuning) 
     async with Town(peers, LATENCY, seed, engine(kind, LATENCY, 1.0, tuning)) as town:
         for one in town.engines:
             await one.start()
-        random, clock = Random(f"tampering/{seed}"), town.nets[0]
+        draw, clock = Random(f"tampering/{seed}"), town.nets[0]
         ids = []
         for k in range(records):
             record = write(town.signers[k % peers], "note", b"record %d" % k, clock.now())
             ids.append((await town.engines[k % peers].append(record)).id)
             await clock.sleep(1.0)
         await clock.sleep(30.0)
-        id = random.choice(ids[: records // 2])
+        id = draw.choice(ids[: records // 2])
         liar = town.engines[0]
         readers = [one for one in town.engines if one is not liar]
         if isinstance(liar, CentralDB):

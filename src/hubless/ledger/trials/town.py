@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, Self, TypeVar
 
 from hubless.ledger.central import CentralDB
@@ -63,13 +64,14 @@ class Town(Generic[Kept]):
 @dataclass(frozen=True)
 class Tuning:
     """Of the engines. suite: hash suite; bits, depth: of proof of work; alpha: of a tangle's walk, None for uniform
-    tips; copies: of a DHT's record."""
+    tips; copies: of a DHT's record; driven: whether the load says when a block is found by work."""
 
     suite: str = "sha256"
     bits: int = 20
     depth: int = 6
     alpha: float | None = None
     copies: int = 8
+    driven: bool = False
 
 
 def engine(kind: str, latency: float, rate: float, tuning: Tuning = Tuning()) -> Make[Engine]:
@@ -91,7 +93,11 @@ def engine(kind: str, latency: float, rate: float, tuning: Tuning = Tuning()) ->
     makers: dict[str, Make[Engine]] = {
         "central": lambda net, ids: CentralDB(net, ids, ids[0]),
         "work": lambda net, ids: HashChain(
-            net, ids, Work(1 / rate, tuning.bits, tuning.depth), suite=suite, records_a_block=1
+            net,
+            ids,
+            Work(inf if tuning.driven else 1 / rate, tuning.bits, tuning.depth),
+            suite=suite,
+            records_a_block=1,
         ),
         "authority": lambda net, ids: HashChain(
             net, ids, Authority.of(slot(latency, rate), ids), suite=suite, records_a_block=1
