@@ -1,8 +1,8 @@
 """Blocks and their forks: a tree, of which the branch with the most work is the chain.
 
 Not the longest: a branch of many easy blocks must not beat one of few hard ones. A header commits to the records of
-its block and to all blocks before it, so that a proof from a record to a late block is of logarithmic length (the
-second is ours; the card's header has no history).
+its block and to all blocks before it, so that a proof from a record to a late block is of logarithmic length (as in
+Bünz et al., "FlyClient", 2020).
 """
 
 from __future__ import annotations

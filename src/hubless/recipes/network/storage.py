@@ -15,9 +15,10 @@ read. It has no experiment: the engines, the comparison and all thresholds are o
 scalability, energy, interoperability, privacy, quantum risk), which the table of stage A shows.
 
 One record fills a block, so that the block rate is the load. Mining is simulated as a Poisson process whose tries are
-counted and not made; with every block that is found a record comes to its finder, so that no block is empty. Blocks of authorities come as often as records, but not sooner than one takes to reach everybody.
-A block is final at depth 6, or by two thirds of the authorities in votes of the Casper kind: the card's "2/3
-attestations = final", counted once a block, would let two halves of a partition hold different blocks for final.
+counted and not made; with every block that is found a record comes to its finder, so that no block is empty. Blocks of
+authorities come as often as records, but not sooner than one takes to reach everybody. A block is final at depth 6, or
+by votes of more than two thirds of the authorities for two blocks in a row: votes for one alone would let two halves of
+a partition hold different blocks for final, or none ever again.
 Computing takes no virtual time; signatures are made and checked for real, each once a process.
 
 What is seen beyond the claims: the database is fastest and cheapest while its one server is up and honest. A depth of
