@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--backends", default="in-process,processes,ray")
     given = parser.parse_args()
-    print(f"{given.recipe}, {given.peers} peers, {given.steps} steps a round; median of rounds 2 to {given.rounds - 1}\n")
+    print(f"{given.recipe}, {given.peers} peers, {given.steps} steps; median of rounds 2 to {given.rounds - 1}\n")
     print(f"{'backend':<12}{'workers':>8}{'start s':>9}{'round s':>9}{'records':>9}")
     first: list[str] = []
     for workers in map(int, given.workers.split(",")):
