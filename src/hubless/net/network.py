@@ -330,6 +330,8 @@ class Network:
         self._sent_bytes += len(frame)
 
     def _hear(self, link: PeerId | None, frame: bytes) -> None:
+        if self._loop is None:  # closing: the transport still has links
+            return
         self._heard += 1
         self._heard_bytes += len(frame)
         try:
