@@ -8,7 +8,7 @@ import pytest
 import torch
 from town import Town, play, settled, simulated
 
-from hubless.errors import ConfigError, RemoteError
+from hubless.errors import ConfigError, PeerUnreachable, RemoteError
 from hubless.learn.node.deployable import deployable
 from hubless.learn.node.node import Pace
 from hubless.learn.node.words import Hello, Member, write
@@ -58,6 +58,7 @@ def test_a_killed_node_takes_nobody_down_and_goes_on_from_its_own_rows(tmp_path,
         while town.nodes.get(2) is None or town.nodes[2].group.round < 6:
             await asyncio.sleep(0.01)
         town.world.crash(town.identities[2].peer_id)
+        first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await asyncio.sleep(0.5)
         seen.append(town.nodes[0].group.here())
@@ -112,6 +113,7 @@ def test_modest_survives_a_peer_that_dies():
         while town.nodes.get(3) is None or town.nodes[3].group.round < 4:
             await asyncio.sleep(0.01)
         town.world.crash(town.identities[3].peer_id)
+        victim.cancel()
         await asyncio.gather(victim, return_exceptions=True)
 
     play(town, *(town.node(i) for i in range(8) if i != 3), trouble())
@@ -193,6 +195,16 @@ def test_what_cannot_be_deployed_is_refused_by_name(recipe, options, why):
 def test_bad_paces_are_refused(field):
     with pytest.raises(ConfigError, match=f"pace.{field} = 0"):
         dataclasses.replace(Pace(), **{field: 0.0})
+
+
+def test_a_node_that_finds_nobody_to_join_says_so():
+    town = Town("dsgd", pace=Pace(5.0, 1.0, gather=3.0), peers=3, rounds=2)
+
+    async def main():
+        with pytest.raises(PeerUnreachable, match="nobody to join: none of 1 answered in 3 s"):
+            await town.node(0, [town.identities[1].peer_id])
+
+    play(town, main())
 
 
 def test_a_node_alone_waits_no_longer_than_it_must():

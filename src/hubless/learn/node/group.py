@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hubless.errors import ConfigError, MessageError, NetworkError, RemoteError
+from hubless.errors import ConfigError, MessageError, NetworkError, PeerUnreachable, RemoteError
 from hubless.learn.node.words import ADDRESSES, MEMBERS, Hello, Member, read, write
 from hubless.net.policy import TIMEOUTS, Timeouts
 
@@ -204,6 +204,8 @@ class Group:
         """Until the time of round 1 is settled: the lowest peer here names it when ``wanted`` peers are.
 
         patience: seconds after which it does so with fewer
+
+        Raises PeerUnreachable when none of the contacts has answered by then.
         """
         began = self.net.now()
         while True:
@@ -211,6 +213,8 @@ class Group:
             now, here = self.net.now(), self.here()
             if self.start:
                 return
+            if contacts and not self.known and now - began > patience:
+                raise PeerUnreachable(f"node: nobody to join: none of {len(contacts)} answered in {patience:g} s")
             if self.peers and here[0] in self.peers and (len(here) >= wanted or now - began > patience):
                 self.start = now + LEAD
                 for key in [key for key, one in self.known.items() if one.here]:
