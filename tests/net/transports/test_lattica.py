@@ -37,9 +37,6 @@ class SDK:
     def __init__(self, config):
         self.config = config
 
-    def get_visible_maddrs(self):
-        return []
-
 
 @pytest.fixture
 def transport(monkeypatch):

@@ -7,7 +7,9 @@ its own loop, so ours does no more than hand over to asyncio. It does not say wh
 Network signs every frame.
 
 The SDK contacts two public STUN hosts whenever it starts, which cannot be turned off. It exists for Linux on x86-64.
-Seen with 1.0.21: it takes addresses at the start only; a peer is found later if both know a third one.
+Seen with 1.0.21: it takes addresses at the start only; a peer is found later if both know a third one. What it answers
+without a future (``connect``, ``get_visible_maddrs``) waits for its loop with Python's lock held: when that loop waits
+for the lock, to run a handler, the process hangs for good. So after the start nothing but ``call`` is called.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, 
 log = logging.getLogger(__name__)
 CALL = "HublessFrames.take"
 JOINED = MIB  # bytes from which on no frame joins a call
-LOOK = 0.05  # seconds between two looks at who is connected, while one is waited for
+LOOK = 0.05  # seconds between two attempts to call a peer that is waited for
 KEY_FILE = bytes.fromhex("08011240")  # libp2p's protobuf of an Ed25519 key pair: seed, then public key
 KEY_HASH = bytes.fromhex("002408011220")  # and of its public key, as a multihash that holds the key itself
 FAILURES = (ValueError, RuntimeError, OSError)  # what the SDK raises when a call fails
@@ -172,7 +174,7 @@ class LatticaTransport:
             box.room.set()
         self._clients.clear()
         if node is not None:
-            await asyncio.to_thread(node.close)
+            node.close()  # does not wait for anything
 
     async def ready(self, peer: PeerId, size: int = 0) -> None:
         """Connect if needed and wait for room. Raises PeerUnreachable."""
@@ -216,11 +218,9 @@ class LatticaTransport:
             self.bootstraps += [address for address in addresses if address not in self.bootstraps]
 
     def addresses(self) -> list[str]:
-        """Where this peer listens, and where others have seen it."""
+        """Where this peer listens. Where others see it they know: it is never asked of the SDK (see above)."""
         own = f"/p2p/{libp2p_id(self.peer_id)}"
-        listening = [self._at("tcp") + own, self._at("udp") + "/quic-v1" + own]
-        seen = [] if self._node is None else self._node.get_visible_maddrs()
-        return list(dict.fromkeys([*listening, *map(str, seen)]))
+        return [self._at("tcp") + own, self._at("udp") + "/quic-v1" + own]
 
     def reach(self, peer: PeerId) -> Reach:
         """Direct to whom is connected: the SDK makes no calls over relays."""
@@ -252,7 +252,7 @@ class LatticaTransport:
         return self._boxes[peer]
 
     async def _find(self, peer: PeerId) -> None:
-        """Wait until a peer answers, asking for it. Raises PeerUnreachable."""
+        """Wait until a peer answers; a call connects to it first. Raises PeerUnreachable."""
         node, name = self._node, libp2p_id(peer)
         client = node.get_client(name)
         with contextlib.suppress(TimeoutError):
@@ -262,7 +262,6 @@ class LatticaTransport:
                         await client.call(CALL, b"")
                         self._clients[peer] = client
                         return
-                    await asyncio.to_thread(_ask_for, node, name)
                     await asyncio.sleep(LOOK)
         raise PeerUnreachable(f"peer {peer[:8]}: does not answer, or nobody who is connected knows where it is")
 
@@ -358,12 +357,6 @@ def libp2p_id(peer: PeerId) -> str:
         number, digit = divmod(number, 58)
         digits = BASE58[digit] + digits
     return "1" + digits  # for the leading zero byte
-
-
-def _ask_for(node: Any, name: str) -> None:
-    """Have the SDK dial; it raises when it knows no address, and when it is connected already."""
-    with contextlib.suppress(ValueError):
-        node.connect(name)
 
 
 def _free_port(host: str) -> int:
