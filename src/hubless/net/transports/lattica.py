@@ -9,7 +9,8 @@ Network signs every frame.
 The SDK contacts two public STUN hosts whenever it starts, which cannot be turned off. It exists for Linux on x86-64.
 Seen with 1.0.21: it takes addresses at the start only; a peer is found later if both know a third one. What it answers
 without a future (``connect``, ``get_visible_maddrs``) waits for its loop with Python's lock held: when that loop waits
-for the lock, to run a handler, the process hangs for good. So after the start nothing but ``call`` is called.
+for the lock, to run a handler, the process hangs for good. So after the start nothing but ``call`` is called, and a
+closed node is kept for a while.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ KEY_FILE = bytes.fromhex("08011240")  # libp2p's protobuf of an Ed25519 key pair
 KEY_HASH = bytes.fromhex("002408011220")  # and of its public key, as a multihash that holds the key itself
 FAILURES = (ValueError, RuntimeError, OSError)  # what the SDK raises when a call fails
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_closed: deque[Any] = deque(maxlen=8)
 
 
 class Outbox:
@@ -174,7 +176,8 @@ class LatticaTransport:
             box.room.set()
         self._clients.clear()
         if node is not None:
-            node.close()  # does not wait for anything
+            node.close()  # does not wait: handlers may still run, for which letting go of it now would wait for ever
+            _closed.append(node)
 
     async def ready(self, peer: PeerId, size: int = 0) -> None:
         """Connect if needed and wait for room. Raises PeerUnreachable."""
