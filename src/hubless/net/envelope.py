@@ -15,7 +15,7 @@ import msgspec
 
 from hubless.errors import MessageError
 from hubless.net.identity import KEY, SIGNATURE
-from hubless.net.policy import Limits
+from hubless.net.policy import KIB, Limits
 
 VERSION = 1
 SEALED = 0x80
@@ -42,6 +42,7 @@ encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 _plain, _signed, _box = UNSIGNED[0], SIGNED[0], BOX[0]
 _array = 1 + SIGNATURE  # where the array of a signed frame begins
+LARGE = 64 * KIB  # from here on a view costs less than a copy
 
 
 def is_sealed(frame: bytes) -> bool:
@@ -57,7 +58,7 @@ def decode(frame: bytes) -> tuple[Envelope, bytes | None]:
     flag = frame[0] if frame else -1
     try:
         if flag == _plain:
-            return _decode(frame[1:]), None
+            return _decode(frame[1:] if len(frame) < LARGE else memoryview(frame)[1:]), None
         if flag == _signed:
             return _decode(memoryview(frame)[_array:]), bytes(frame[1:_array])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
