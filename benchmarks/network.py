@@ -129,8 +129,9 @@ def ours(transport: str, sign: str = "auto", uvloop: bool = False) -> Way:
     @asynccontextmanager
     async def dial(where: Any) -> AsyncIterator[Client]:
         peer, addresses = where
-        async with network(1, transport, sign) as net:
-            net.introduce(peer, addresses)
+        made = network(1, transport, sign)
+        made.introduce(peer, addresses)  # before the start: lattica takes addresses no later
+        async with made as net:
 
             def cut() -> None:
                 for link in list(net.transport._open):

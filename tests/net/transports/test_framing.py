@@ -1,5 +1,7 @@
 """Frames come out as they went in, however the bytes are cut; lengths that are too much are refused at once."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +71,16 @@ def test_a_length_beyond_the_limit_is_refused_before_its_bytes(size):
     with pytest.raises(FrameTooLarge, match=f"{size:,} bytes: at most 100"):
         feed(incoming, wire([b"ok"]) + LENGTH.pack(size), [])
     assert heard == [b"ok"]
+
+
+def test_naming_a_length_takes_no_memory():
+    incoming = Incoming(lambda frame: None, limit=1 << 30)
+    tracemalloc.start()
+    feed(incoming, LENGTH.pack(1 << 29) + bytes(100), [])
+    grown = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert incoming.missing == (1 << 29) - 100
+    assert grown < 2 * ROOM
 
 
 def test_nothing_is_told_once_it_is_closed():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
+from io import BytesIO
 
 from hubless.errors import FrameTooLarge
 from hubless.net.policy import KIB
 
 LENGTH = struct.Struct(">I")
 LAST = 0xFFFFFFFF  # in place of a length: the sender sends no more here
-ROOM = 256 * KIB  # what one read may bring; a larger frame is received straight into bytes of its own
+ROOM = 256 * KIB  # what one read may bring; a larger frame is put together from several
 PIECE = 128 * KIB  # what one write takes: small frames are joined up to it, large ones cut
 
 
@@ -23,13 +24,14 @@ class Incoming:
     held:   bytes of the frame that has begun, with its length
     """
 
-    __slots__ = ("_large", "_room", "_view", "frames", "heard", "held", "limit", "open")
+    __slots__ = ("_large", "_room", "_size", "_view", "frames", "heard", "held", "limit", "open")
 
     def __init__(self, heard: Callable[[bytes], None], limit: int) -> None:
         self.heard = heard
         self._room = bytearray(ROOM)
         self._view = memoryview(self._room)
-        self._large: bytearray | None = None
+        self._large: BytesIO | None = None  # whose bytes are the frame, without another copy
+        self._size = 0
         self.limit = limit
         self.frames = self.held = 0
         self.open = True
@@ -38,7 +40,7 @@ class Incoming:
     def missing(self) -> int:
         """Bytes that the frame that has begun still lacks; at least one while its length is not known."""
         if self._large is not None:
-            return len(self._large) + LENGTH.size - self.held
+            return self._size + LENGTH.size - self.held
         if self.held < LENGTH.size:
             return 1
         return int(LENGTH.unpack_from(self._room)[0]) + LENGTH.size - self.held
@@ -46,15 +48,16 @@ class Incoming:
     def room(self) -> memoryview:
         """Where the next bytes go."""
         if self._large is not None:
-            return memoryview(self._large)[self.held - LENGTH.size :]
+            return self._view[: self.missing]
         return self._view[self.held :]
 
     def filled(self, count: int) -> bool:
         """So many bytes have come. Tells whole frames one by one while ``open``; True: the last one has been sent."""
         self.held += count
         if self._large is not None:
+            self._large.write(self._view[:count])
             if self.missing == 0:
-                frame, self._large, self.held = bytes(self._large), None, 0
+                frame, self._large, self.held = self._large.getvalue(), None, 0
                 self.frames += 1
                 self.heard(frame)
             return False
@@ -77,12 +80,14 @@ class Incoming:
         return False
 
     def _keep(self, size: int, begin: int, end: int) -> None:
-        """The start of a frame of ``size`` bytes: in front, or where it will be whole."""
+        """The start of a frame of ``size`` bytes: in front, or where it will be whole.
+
+        That grows with what comes: naming a length costs us nothing.
+        """
         self.held = end - begin
         if size + LENGTH.size > ROOM:
-            # untouched pages of a bytearray take no memory: a stranger cannot make us spend it by naming a length
-            self._large = bytearray(size)
-            self._large[: self.held - LENGTH.size] = self._view[begin + LENGTH.size : end]
+            self._large, self._size = BytesIO(), size
+            self._large.write(self._view[begin + LENGTH.size : end])
         elif begin and self.held:
             self._room[: self.held] = self._room[begin:end]
 
