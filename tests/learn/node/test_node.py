@@ -105,6 +105,25 @@ def test_a_node_that_is_cut_off_waits_and_comes_back():
     assert torch.stack([town.row(peer) for peer in range(5)]).std(0).mean() < 0.1
 
 
+def test_the_sides_of_a_partition_come_together_again():
+    town = Town("dsgd", peers=6, rounds=40)
+    ids = [one.peer_id for one in town.identities]
+    apart = []
+
+    async def trouble():
+        while town.nodes.get(0) is None or town.nodes[0].group.round < 4:
+            await asyncio.sleep(0.01)
+        town.world.partition([ids[:3], ids[3:]])
+        await asyncio.sleep(8)
+        apart.extend([town.nodes[0].group.here(), town.nodes[5].group.here()])
+        town.world.heal()
+
+    play(town, *(town.node(i) for i in range(6)), trouble())
+    assert apart == [[0, 1, 2], [3, 4, 5]]
+    assert [node.group.round for node in town.nodes.values()] == [40] * 6
+    assert torch.stack([town.row(peer) for peer in range(6)]).std(0).mean() < 0.1
+
+
 def test_modest_survives_a_peer_that_dies():
     town = Town("modest", rounds=12)
 

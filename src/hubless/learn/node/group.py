@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ DONE = b"done"
 SETTLE = 0.2  # seconds between two looks at who is here before the first round
 LEAD = 0.5  # seconds between naming the time of round 1 and that time
 ROUNDS = 1 << 31
-RUMOURS = 16  # members named by others that are asked at a time
+AT_ONCE = 16  # members that are asked at a time
 
 
 @dataclass(frozen=True)
@@ -226,22 +227,26 @@ class Group:
         return key in self.known and self.known[key].here
 
     async def tend(self, contacts: Sequence[PeerId]) -> None:
-        """For as long as the node runs: ask those that are gone, and in turn one that is here, whether they are there.
+        """For as long as the node runs: ask those that are gone, and in turn those that are here, if they are there.
 
         A member that does not answer twice is gone.
         """
         turn = 0
         while True:
             await self.net.sleep(self.timeouts.heartbeat)
-            rumours = list(self.rumours)[:RUMOURS]
-            for key in [key for key in contacts if key not in self.known] + self.others(gone=True) + rumours:
-                self.rumours.pop(key, None)
-                await self._ask(key)
-            if here := self.others():
-                turn += 1
-                key = here[turn % len(here)]
-                if not await self._ask(key) and not await self._ask(key):
-                    self.lost(key)
+            rumours = list(self.rumours)[:AT_ONCE]
+            for key in rumours:
+                del self.rumours[key]
+            new = [key for key in [*contacts, *rumours] if key not in self.known]
+            here = self.others()
+            turn += 1
+            few = [here[(turn * AT_ONCE + at) % len(here)] for at in range(min(AT_ONCE, len(here)))]
+            absent = (new + self.others(gone=True))[: 4 * AT_ONCE]
+            await asyncio.gather(*map(self._ask, absent), *map(self._ask_twice, few))
+
+    async def _ask_twice(self, key: PeerId) -> None:
+        if not await self._ask(key) and not await self._ask(key):
+            self.lost(key)
 
     async def _ask(self, key: PeerId) -> bool:
         try:
