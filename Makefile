@@ -27,10 +27,14 @@ format: $(READY)  ## put the code in shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)  ## time and memory of the engine, robust merges and codecs, beside what one would use instead
+bench: $(READY)  ## time and memory of engine, codecs, backends and network, beside what one would use instead
 	@$(BIN)/python benchmarks/learning.py
 	@$(BIN)/python benchmarks/robust.py
 	@$(BIN)/python benchmarks/codecs.py
+	@$(BIN)/python benchmarks/backends.py
+	@$(BIN)/python benchmarks/simulator.py
+	@$(BIN)/python benchmarks/network.py
+	@$(BIN)/python benchmarks/crdt.py
 
 verify: $(READY)  ## run every recipe's claims (SEEDS=3) and refresh the results table
 	@$(BIN)/hubless verify --all --seeds $(SEEDS) --update-docs
