@@ -152,8 +152,9 @@ class LatticaTransport:
                 "with_mdns": False,
                 "with_upnp": False,
             }
-            if self.bootstraps:
-                config["bootstrap_nodes"] = self.bootstraps
+            # a relay that is dialled as a bootstrap too gives no slot: the SDK drops the later of two dials to a peer
+            if others := [address for address in self.bootstraps if address not in self.relays]:
+                config["bootstrap_nodes"] = others
             if self.relays:
                 config |= {"relay_servers": self.relays, "with_autonat": True, "with_dcutr": True}
             try:
