@@ -1,5 +1,7 @@
 """lattica: each stage finds what its card says at a small scale, and refuses what it cannot do."""
 
+import re
+
 import pytest
 
 from hubless.catalogue import find
@@ -84,10 +86,33 @@ def test_f_names_what_is_missing(monkeypatch, root, said):
     assert said in namespaces.missing() or not namespaces.sys.platform.startswith("linux")
 
 
+@pytest.mark.skipif(not namespaces.sys.platform.startswith("linux"), reason="namespaces are Linux's")
+@pytest.mark.parametrize(("driver", "said"), [(None, r"hubless\[lattica\]"), (True, "no libp2p relay.*npm install")])
+def test_f_names_the_driver_and_its_relay(monkeypatch, driver, said):
+    monkeypatch.setattr(namespaces.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(namespaces.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(namespaces.importlib.util, "find_spec", lambda name: driver)
+    monkeypatch.delenv(namespaces.FOLDER, raising=False)
+    assert re.search(said, namespaces.missing())
+
+
 def test_f_says_why_it_was_skipped(monkeypatch):
     monkeypatch.setattr(namespaces, "missing", lambda: "no such thing here")
     _, records = ran("AF", peers=2)
     assert "skipped: no such thing here" in [record.data.get("text") for record in records]
+
+
+def test_f_counts_ways_and_calls(monkeypatch):
+    def between(kind, seed):
+        one = {"reach": "direct", "right": namespaces.CALLS, "refused": []}
+        return [one, one if kind == "cone" else {"reach": "none", "right": 3, "refused": ["RequestTimeout: slow"] * 17}]
+
+    monkeypatch.setattr(namespaces, "missing", lambda: None)
+    monkeypatch.setattr(namespaces, "between", between)
+    found, records = ran("F")
+    assert (found["direct_cone"], found["relayed_cone"], found["none_cone"], found["calls_right_cone"]) == (2, 0, 0, 1)
+    assert (found["direct_symmetric"], found["none_symmetric"], found["calls_right_symmetric"]) == (1, 1, 23 / 40)
+    assert "symmetric routers: RequestTimeout: slow" in [record.data.get("text") for record in records]
 
 
 @pytest.mark.parametrize(

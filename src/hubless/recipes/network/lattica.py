@@ -9,8 +9,8 @@ many peers at once. Six trials, of which four run on a virtual clock:
     C  a new version of an artefact reaches its followers: from each other, with a liar among them, from one source
     D  records are read after a share of the peers has fallen silent; with several replicas and with one
     E  processes on this machine use every service over TCP
-    F  two network namespaces behind two routers, over the lattica driver: says what it lacks, which is a libp2p relay
-       at least; real routers are tried over TCP, with relays of our own, in ``tests/net/test_namespaces.py``
+    F  two network namespaces behind two real routers, cones and then symmetric, over the lattica driver: direct once a
+       hole is punched, else through a relay of ours. Needs root, nft, the driver and js-libp2p; says what it lacks
 
 Read were the abstract and the code (GradientHQ/lattica). Where the code asks for a direct link, relayed frames are
 accepted here, sealed end to end. Its documents are a map whose newest expiry wins; here they are delta CRDTs over
