@@ -18,7 +18,7 @@ def ready() -> Any:
         raise ConfigError("backend = 'ray': Ray is not installed; pip install 'hubless[ray]'") from None
     if not ray.is_initialized():
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a change to come
         try:
             ray.init(
                 address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False,
@@ -34,7 +34,7 @@ class Actor:
 
     def __init__(self) -> None:
         self.ray = ready()
-        self.actor = self.ray.remote(num_cpus=0, max_restarts=0)(Holder).remote()
+        self.actor = self.ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(Holder).remote()
         self.pending: Any = None
 
     def send(self, command: bytes) -> None:
