@@ -47,17 +47,17 @@ class Frames:
         self.signing = always or not transport.authenticated
         self.guard = ReplayGuard(limits)
         self._me = identity.public
+        self._reach = transport.reach
 
     def pack(self, kind: int, ident: int, peer: PeerId, proto: str, ttl: int, body: bytes) -> bytes:
         """The bytes that go to ``peer``. Raises PeerUnreachable for what is no peer id."""
-        dst = key_of(peer)
-        relayed = self.transport.reach(peer) == "relayed"
+        relayed = self._reach(peer) == "relayed"
         if not (self.signing or relayed):
             if len(body) < LARGE:
-                return UNSIGNED + encode((kind, ident, self._me, dst, proto, ttl, body))
-            head = encode((kind, ident, self._me, dst, proto, ttl, b""))[:-2]  # msgpack: bin 8, length 0
+                return UNSIGNED + encode((kind, ident, self._me, key_of(peer), proto, ttl, body))
+            head = encode((kind, ident, self._me, key_of(peer), proto, ttl, b""))[:-2]  # msgpack: bin 8, length 0
             return b"".join((UNSIGNED, head, b"\xc6", len(body).to_bytes(4, "big"), body))
-        array = encode((kind, ident, self._me, dst, proto, ttl, body))
+        array = encode((kind, ident, self._me, key_of(peer), proto, ttl, body))
         frame = SIGNED + self.identity.sign(ENVELOPE, array) + array
         return BOX + seal(peer, frame, ephemeral=self._once(frame)) if relayed else frame
 

@@ -30,7 +30,7 @@ from hubless.net.frames import Frames
 from hubless.net.identity import Identity
 from hubless.net.policy import Limits, Timeouts
 from hubless.net.serving import Context, Handler, Served, log
-from hubless.net.transports.transport import PeerId, Reach, Transport
+from hubless.net.transports.transport import NOTHING, PeerId, Reach, Transport
 
 if TYPE_CHECKING:
     from hubless.net.services.blobs import Blobs
@@ -97,6 +97,7 @@ class Network:
         self._stats: Counter[str] = Counter()
         self._sent = self._sent_bytes = self._heard = self._heard_bytes = 0
         self._frames = Frames(transport, identity, limits, always=sign == "always")
+        self._pack = self._frames.pack
         self._ids = Ids()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: dict[int, tuple[PeerId, asyncio.Future[bytes]]] = {}
@@ -160,11 +161,14 @@ class Network:
         if loop is None:
             raise PeerUnreachable(f"{self.peer_id[:8]} is not running")
         seconds = self.timeouts.request if timeout is None else timeout
-        begun = loop.time()
+        left = seconds
         if peer != self.peer_id:
             size = len(body)
-            await _within(seconds, peer, self.transport.ready(peer, size if size > expects else expects))
-        left = begun + seconds - loop.time()
+            waiting = self.transport.ready(peer, size if size > expects else expects)
+            if waiting is not NOTHING:
+                begun = loop.time()
+                await _within(seconds, peer, waiting)
+                left += begun - loop.time()
         ident = self._ids.next(self.now())
         future: asyncio.Future[bytes] = loop.create_future()
         self._pending[ident] = peer, future
@@ -319,7 +323,7 @@ class Network:
     # frames
 
     def _post(self, kind: int, ident: int, peer: PeerId, proto: str, ttl: int, body: bytes) -> None:
-        frame = self._frames.pack(kind, ident, peer, proto, ttl, body)
+        frame = self._pack(kind, ident, peer, proto, ttl, body)
         if peer == self.peer_id:
             if self._loop is None:
                 raise PeerUnreachable(f"{self.peer_id[:8]} is not running")

@@ -22,11 +22,14 @@ def test_hours_pass_in_no_time_and_end_at_the_result():
 def test_what_is_due_at_the_same_time_happens_in_order():
     seen = []
 
+    def hear(source, _):
+        seen.append(source)
+
     async def main():
         loop = asyncio.get_running_loop()
         for i in range(50):
             loop.call_at(1.0, seen.append, i)
-            loop.heap.append((1.0, loop.order(), seen.append, (-i,)))  # sorted already: a later order is larger
+            loop.heap.append((1.0, loop.order(), hear, -i, b"frame"))  # sorted already: a later order is larger
         loop.call_at(-5.0, seen.append, "past is now")
         await asyncio.sleep(2)
 

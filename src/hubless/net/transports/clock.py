@@ -12,69 +12,77 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
+import msgspec
+
 from hubless.errors import SimDeadlock
 
 Result = TypeVar("Result")
 Args = TypeVarTuple("Args")
 STANDSTILL = 1_000_000  # turns without a second passing after which something waits by spinning
+IDLE = 1000  # cancelled timers that may stay in the heap however short it is
 
 
-class _Call(asyncio.Handle):
-    """``asyncio.Handle`` without what debugging costs."""
+class _Call(msgspec.Struct, eq=False):
+    """What ``asyncio.Handle`` is to others, made in a quarter of its time; every turn of a task makes one."""
 
-    __slots__ = ()
-    _source_traceback = _repr = None
-
-    def __init__(
-        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
-    ) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = contextvars.copy_context() if context is None else context
-        self._cancelled = False
+    callback: Callable[..., Any]
+    args: tuple[Any, ...]
+    context: contextvars.Context
+    gone: bool = False
 
     def cancel(self) -> None:
-        self._cancelled = True
-        self._callback = self._args = None  # type: ignore[assignment]
+        """Do not call."""
+        self.gone = True
+        self.callback, self.args = _nothing, ()
+
+    def cancelled(self) -> bool:
+        """Whether it will not be called."""
+        return self.gone
 
 
-class _Timer(asyncio.TimerHandle):
-    """``asyncio.TimerHandle`` without what debugging costs; a cancelled one stays in the heap until it is swept."""
+class _Timer(msgspec.Struct, eq=False):
+    """What ``asyncio.TimerHandle`` is to others; a cancelled one stays in the heap until it is swept."""
 
-    __slots__ = ()
-    _source_traceback = _repr = None
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        loop: SimLoop,
-        context: contextvars.Context | None,
-    ) -> None:
-        self._when = when
-        self._callback = callback
-        self._args = args
-        self._loop = loop
-        self._context = contextvars.copy_context() if context is None else context
-        self._cancelled = False
-        self._scheduled = True
+    due: float
+    callback: Callable[..., Any]
+    args: tuple[Any, ...]
+    loop: SimLoop
+    context: contextvars.Context
+    gone: bool = False
+    waits: bool = True  # in the heap
 
     def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = self._args = None  # type: ignore[assignment]
-            if self._scheduled:
-                self._loop.swept()
+        """Do not call."""
+        if not self.gone:
+            self.gone = True
+            self.callback, self.args = _nothing, ()
+            if self.waits:
+                loop = self.loop
+                loop.idle += 1
+                if loop.idle > IDLE:
+                    loop.sweep()
+
+    def cancelled(self) -> bool:
+        """Whether it will not be called."""
+        return self.gone
+
+    def when(self) -> float:
+        """Virtual seconds at which it is due."""
+        return self.due
+
+
+def _nothing() -> None:
+    """What a cancelled call does; what it would have done is kept alive no longer."""
 
 
 class SimLoop(asyncio.BaseEventLoop):
     """Runs tasks, timers and frames in an order that follows from the program alone; a minute costs what happens in it.
 
-    heap:  what will happen, ``(when, order, fn, args)``: a frame's ``fn(*args)``, or a timer with ``args`` None. A
-           transport pushes frames itself: one call less a frame
+    heap:  what will happen, ``(when, order, fn, one, other)``: a frame's ``fn(one, other)``, or a timer ``fn`` with
+           ``other`` None. A transport pushes frames itself: one call less a frame
     clock: seconds since the start
     order: the next number; what is due at the same time happens first in, first out
+    idle:  cancelled timers in the heap
 
     An exception that nobody awaits (of a callback, a frame's handler, or a task reported to
     ``call_exception_handler``) ends the run. Work for an executor is done at once, in no time. Sockets are refused.
@@ -85,11 +93,11 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heap: list[tuple[float, int, Any, tuple[Any, ...] | None]] = []
+        self.heap: list[tuple[float, int, Any, Any, Any]] = []
         self.clock = 0.0
         self.order: Callable[[], int] = itertools.count().__next__
         self.failure: BaseException | None = None
-        self._idle = 0  # cancelled timers in the heap
+        self.idle = 0
 
     def time(self) -> float:
         """Virtual seconds since the start."""
@@ -99,9 +107,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """As asyncio's."""
-        handle = _Call(callback, args, context)
-        self._ready.append(handle)
-        return handle
+        call = _Call(callback, args, contextvars.copy_context() if context is None else context)
+        self._ready.append(call)
+        return call  # type: ignore[return-value]
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
@@ -113,10 +121,10 @@ class SimLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Args], object], *args: *Args, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """As asyncio's; a time that has passed is now."""
-        timer = _Timer(when, callback, args, self, context)
+        timer = _Timer(when, callback, args, self, contextvars.copy_context() if context is None else context)
         clock = self.clock
-        heapq.heappush(self.heap, (when if when > clock else clock, self.order(), timer, None))
-        return timer
+        heapq.heappush(self.heap, (when if when > clock else clock, self.order(), timer, None, None))
+        return timer  # type: ignore[return-value]
 
     def call_later(
         self,
@@ -127,9 +135,9 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """As asyncio's; written out, as every request makes a timer."""
         when = self.clock + delay if delay > 0 else self.clock
-        timer = _Timer(when, callback, args, self, context)
-        heapq.heappush(self.heap, (when, self.order(), timer, None))
-        return timer
+        timer = _Timer(when, callback, args, self, contextvars.copy_context() if context is None else context)
+        heapq.heappush(self.heap, (when, self.order(), timer, None, None))
+        return timer  # type: ignore[return-value]
 
     def create_task(
         self,
@@ -141,13 +149,12 @@ class SimLoop(asyncio.BaseEventLoop):
         """As asyncio's, without task factories."""
         return asyncio.Task(coro, loop=self, name=None if name is None else str(name), context=context)
 
-    def swept(self) -> None:
-        """One more timer in the heap is cancelled; when most are, they are thrown out."""
-        self._idle += 1
-        if self._idle > 1000 and self._idle * 2 > len(self.heap):
-            self.heap[:] = [entry for entry in self.heap if entry[3] is not None or not entry[2]._cancelled]
+    def sweep(self) -> None:
+        """Throw cancelled timers out of the heap, when most of it are."""
+        if self.idle * 2 > len(self.heap):
+            self.heap[:] = [entry for entry in self.heap if entry[4] is not None or not entry[2].gone]
             heapq.heapify(self.heap)
-            self._idle = 0
+            self.idle = 0
 
     def _run_once(self) -> None:
         ready, heap, pop = self._ready, self.heap, heapq.heappop
@@ -156,8 +163,8 @@ class SimLoop(asyncio.BaseEventLoop):
             while ready:
                 for _ in range(len(ready)):
                     call = ready.popleft()
-                    if not call._cancelled:
-                        call._context.run(call._callback, *call._args)
+                    if not call.gone:
+                        call.context.run(call.callback, *call.args)
                 call = None  # else a task that failed would live, unseen, until the next turn
                 if self.failure is not None:
                     failure, self.failure = self.failure, None
@@ -173,16 +180,16 @@ class SimLoop(asyncio.BaseEventLoop):
                     if self._stopping:
                         return
                     raise SimDeadlock(f"nothing will happen after {self.clock:g} s: {_waiting(self)}")
-                when, _, fn, args = pop(heap)
-                if args is not None:
+                when, _, fn, one, other = pop(heap)
+                if other is not None:
                     self.clock = when
-                    fn(*args)
-                elif fn._cancelled:
-                    self._idle -= 1
+                    fn(one, other)
+                elif fn.gone:
+                    self.idle -= 1
                 else:
                     self.clock = when
-                    fn._scheduled = False
-                    fn._context.run(fn._callback, *fn._args)
+                    fn.waits = False
+                    fn.context.run(fn.callback, *fn.args)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Remember the first failure that nobody awaits; it ends the run."""

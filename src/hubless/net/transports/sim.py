@@ -13,7 +13,7 @@ from hubless.errors import ConfigError, FrameTooLarge, NetworkError, PeerUnreach
 from hubless.net.transports.clock import SimLoop, run_sim
 from hubless.net.transports.nat import NatType, check_nat, punches
 from hubless.net.transports.sim_link import POSITIONS, Link
-from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
+from hubless.net.transports.transport import NOTHING, FrameHandler, LostHandler, PeerId, Reach
 from hubless.net.transports.world import SimWorld
 
 __all__ = ["Link", "NatType", "SimTransport", "SimWorld", "run_sim"]
@@ -67,8 +67,11 @@ class SimTransport:
         """Leave; those with a link hear of it a latency later."""
         self._leave()
 
-    async def ready(self, peer: PeerId, size: int = 0) -> None:
+    def ready(self, peer: PeerId, size: int = 0) -> Coroutine[Any, Any, None]:
         """Wait for room on the uplink; a peer that does not answer is dialled for ``timeouts.dial``."""
+        return NOTHING if peer in self.routes else self._ready(peer)
+
+    async def _ready(self, peer: PeerId) -> None:
         loop, world = self._running(), self.world
         if peer not in self._links:
             far = self._find(peer)
@@ -93,7 +96,7 @@ class SimTransport:
         if len(frame) > self.max_frame:
             raise _too_large(frame, self.max_frame)
         loop: Any = self._loop
-        heappush(loop.heap, (loop.clock + route[0], loop.order(), route[1], (self.peer_id, frame)))
+        heappush(loop.heap, (loop.clock + route[0], loop.order(), route[1], self.peer_id, frame))
 
     def on_frame(self, handler: FrameHandler) -> None:
         """Who hears frames."""
@@ -199,18 +202,18 @@ class SimTransport:
             if relay is None:
                 self._hear_of(far)
             else:
-                self._travel(relay, relay._forward, (self, far, frame))
+                self._travel(relay, relay._forward, far, frame)
         else:
             link = world.link_of(self.peer_id, peer)
             if link.steady and world.trace is None:
                 delay, arrive = self.routes[peer] = (link.delay(self.position ^ far.position), far._arrive)
-                heappush(loop.heap, (loop.clock + delay, loop.order(), arrive, (self.peer_id, frame)))
+                heappush(loop.heap, (loop.clock + delay, loop.order(), arrive, self.peer_id, frame))
             else:
-                self._travel(far, far._arrive, (self.peer_id, frame))
+                self._travel(far, far._arrive, self.peer_id, frame)
 
-    def _travel(self, far: SimTransport, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
-        """One hop to a peer; the frame is the last of ``args``."""
-        loop, world, frame = self._running(), self.world, args[-1]
+    def _travel(self, far: SimTransport, fn: Callable[[Any, bytes], None], source: object, frame: bytes) -> None:
+        """One hop to a peer, where ``fn`` is told the source and the frame."""
+        loop, world = self._running(), self.world
         link = world.link_of(self.peer_id, far.peer_id)
         when = loop.clock
         if link.bandwidth:
@@ -237,15 +240,15 @@ class SimTransport:
             if world.trace is not None:
                 stamp = struct.pack("<dI", arrival, len(frame))
                 world.trace.update(b"".join((stamp, self.peer_id.encode(), far.peer_id.encode(), frame)))
-            heappush(loop.heap, (arrival, loop.order(), fn, args))
+            heappush(loop.heap, (arrival, loop.order(), fn, source, frame))
 
     def _arrive(self, peer: PeerId | None, frame: bytes) -> None:
-        if self._silent or not self._up:
-            self.world.stats["cut"] += 1
-        else:
+        if self._up and not self._silent:
             self._handler(peer, frame)
+        else:
+            self.world.stats["cut"] += 1
 
-    def _forward(self, src: SimTransport, dst: SimTransport, frame: bytes) -> None:
+    def _forward(self, dst: SimTransport, frame: bytes) -> None:
         """As a relay."""
         stats = self.world.stats
         if not (self._up and dst._up and self.serves(dst)):
@@ -253,7 +256,7 @@ class SimTransport:
             return
         stats["relayed"] += 1
         stats["relayed bytes"] += len(frame)
-        self._travel(dst, dst._arrive, (None, frame))
+        self._travel(dst, dst._arrive, None, frame)
 
     def _leave(self) -> None:
         if not self._up:
@@ -271,9 +274,9 @@ class SimTransport:
         """That a peer is gone, as soon as word of it can be here."""
         loop = self._running()
         delay = self.world.link_of(far.peer_id, self.peer_id).delay(self.position ^ far.position)
-        heappush(loop.heap, (loop.clock + delay, loop.order(), self._lose, (far,)))
+        heappush(loop.heap, (loop.clock + delay, loop.order(), self._lose, far, b""))
 
-    def _lose(self, far: SimTransport) -> None:
+    def _lose(self, far: SimTransport, _: bytes) -> None:
         if self._up and self._links.get(far.peer_id) is far:
             del self._links[far.peer_id]
             self._lost(far.peer_id)

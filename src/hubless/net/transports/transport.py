@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Literal, NoReturn, Protocol
 
 PeerId = str  # 64 hex digits: the Ed25519 public key itself; logs show the first 8
 Reach = Literal["direct", "relayed", "none"]
 FrameHandler = Callable[[PeerId | None, bytes], None]
 LostHandler = Callable[[PeerId], None]
+
+
+class Nothing(Coroutine[Any, Any, None]):
+    """A wait that is over."""
+
+    def send(self, value: Any) -> NoReturn:
+        """At its end already."""
+        raise StopIteration
+
+    def throw(self, kind: Any, value: Any = None, trace: Any = None) -> NoReturn:
+        """Raise it."""
+        raise kind if value is None else value
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+NOTHING = (
+    Nothing()
+)  # for whoever has nothing to wait for, as often as wanted: cheaper than a coroutine that ends at once
 
 
 class Transport(Protocol):
