@@ -29,9 +29,7 @@ class Nothing(Coroutine[Any, Any, None]):
         yield from ()
 
 
-NOTHING = (
-    Nothing()
-)  # for whoever has nothing to wait for, as often as wanted: cheaper than a coroutine that ends at once
+NOTHING = Nothing()  # of whoever has nothing to wait for: cheaper than a coroutine that ends at once
 
 
 class Transport(Protocol):
