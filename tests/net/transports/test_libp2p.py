@@ -1,6 +1,7 @@
 """Frames over libp2p: as over any transport, and to and from a peer of js-libp2p."""
 
 import asyncio
+import gc
 import importlib.util
 import json
 import logging
@@ -15,8 +16,10 @@ from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
 from hubless.net.identity import Identity
 from hubless.net.network import Network
 from hubless.net.policy import Limits
+from hubless.net.transports import libp2p
 from hubless.net.transports.libp2p import Libp2pTransport
 from hubless.net.transports.relayed import RelayedTransport
+from hubless.net.trials import routers
 from hubless.testing.network import NETWORK_CHECKS, SIMULATED_ONLY, check_network
 
 HERE = Path(__file__).parent
@@ -24,7 +27,7 @@ LIBRARY = importlib.util.find_spec("libp2p") is not None
 needs_library = pytest.mark.skipif(not LIBRARY, reason="needs the extra libp2p")
 PACKAGES = (
     "libp2p@3", "@libp2p/tcp@11", "@chainsafe/libp2p-noise@17", "@chainsafe/libp2p-yamux@8", "@libp2p/identify@4",
-    "@libp2p/crypto@5",
+    "@libp2p/crypto@5", "@libp2p/circuit-relay-v2@4",
 )  # fmt: skip
 
 
@@ -33,6 +36,7 @@ def _quiet():
     """The library logs what fails; here much does on purpose."""
     logging.disable(logging.CRITICAL)
     yield
+    gc.collect()  # sockets that the library leaves open, told while its warnings are ignored
     logging.disable(logging.NOTSET)
 
 
@@ -55,6 +59,9 @@ def test_what_cannot_be_is_an_error():
     async def main():
         with pytest.raises(ConfigError, match=r"libp2p\.port"):
             Libp2pTransport(Identity.derived(0, 0), port=70_000)
+        for relay in ("nonsense", "/ip4/127.0.0.1/tcp/1"):
+            with pytest.raises(ConfigError, match=r"libp2p\.relays"):
+                Libp2pTransport(Identity.derived(0, 0), relays=[relay])
         one, two = (
             Libp2pTransport(Identity.derived(0, 0)),
             Libp2pTransport(Identity.derived(0, 1), limits=Limits(frame=99)),
@@ -70,6 +77,11 @@ def test_what_cannot_be_is_an_error():
         await two.start()
         one.add_hint(two.peer_id, ["nonsense", "/ip4/999.0.0.1/tcp/1", *two.addresses()])
         assert one.stats["reject:address"] == 2
+        known = {peer.peer_id: f"/p2p/{libp2p._libp2p_id(peer.peer_id)}" for peer in (one, two)}
+        relay = f"/ip4/127.0.0.1/tcp/1{known[one.peer_id]}"
+        for circuit in ("/p2p-circuit", f"{relay}/p2p-circuit{known[one.peer_id]}"):  # by no relay; to another peer
+            one.add_hint(two.peer_id, [circuit])
+        assert one.stats["reject:address"] == 4
         heard = []
         two.on_frame(lambda peer, frame: heard.append(frame))
         one.send(two.peer_id, bytes(100))  # more than the other takes: it resets the stream
@@ -153,4 +165,45 @@ def test_frames_go_to_a_js_peer_and_come_back(js_folder):
     finally:
         process.stdin.close()
         process.wait(10)
+        process.stdout.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_peer_is_reached_through_a_relay_and_streams_move_to_the_direct_connection(js_folder):
+    """Both are on this machine, so that the library's hole punching finds a direct way within seconds."""
+    if not (js_folder / "node_modules" / "@libp2p" / "circuit-relay-v2").exists():
+        pytest.skip("needs the relay of js-libp2p")
+    source = Path(routers.__file__).with_name("relay.mjs").read_text()
+    process = subprocess.Popen(
+        ["node", "--input-type=module", "--eval", source, "--", "127.0.0.1", "0"],
+        cwd=js_folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    async def main(relay):
+        identities = [Identity.derived(2, i) for i in range(2)]
+        caller, hidden = Libp2pTransport(identities[0]), Libp2pTransport(identities[1], relays=[relay])
+        nets = [await Network(*pair).start() for pair in zip((caller, hidden), identities, strict=True)]
+        nets[1].serve("echo", lambda ctx, body: body[::-1])
+        await _until(lambda: len(hidden.addresses()) == 2)
+        circuit = hidden.addresses()[1]
+        assert circuit.startswith(relay + "/p2p-circuit/p2p/")
+        nets[0].introduce(hidden.peer_id, [circuit])
+        assert caller.reach(hidden.peer_id) == "relayed"
+        assert await nets[0].request(hidden.peer_id, "echo", b"hello") == b"olleh"
+        assert not caller.stats["streams renewed"]
+        await _until(lambda: caller.reach(hidden.peer_id) == "direct")
+        assert await nets[0].request(hidden.peer_id, "echo", b"again") == b"niaga"
+        assert caller.stats["streams renewed"] == 1
+        process.kill()  # the relay; without it there is no slot
+        await _until(lambda: hidden.addresses() == [hidden._listen()])
+        assert await nets[0].request(hidden.peer_id, "echo", b"still") == b"llits"
+        for net in nets:
+            await net.close()
+
+    try:
+        asyncio.run(main(json.loads(process.stdout.readline())[0]))
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
         process.stdout.close()

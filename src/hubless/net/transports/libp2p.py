@@ -2,6 +2,9 @@
 
 A stream carries frames one way, each behind its length in 4 bytes, big-endian. Both ends prove their keys (Noise), and
 a peer's libp2p key is its identity key. Slower than TcpTransport by an order of magnitude.
+
+Who cannot be dialled keeps slots at relays of libp2p (circuit relay v2), which carry its streams. When both ends have
+found a direct way meanwhile, streams are opened anew on it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import logging
 import socket
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +30,7 @@ INLINE_KEY = bytes.fromhex("002408011220")  # a libp2p id that holds an Ed25519 
 HEAD = 4
 AT_ONCE = 64 << 10  # bytes of small frames that are written together
 ADDRESSES = 8  # of one peer that are remembered
+CIRCUIT = "/p2p-circuit"  # in an address that leads through a relay
 
 
 class _Way:
@@ -45,7 +49,9 @@ class Libp2pTransport:
     """Frames over libp2p; a Transport. Needs the extra ``libp2p``.
 
     host, port: where to listen (TCP); port 0 is any free one. Another host than this machine is for the caller to name
-    stats:      ``reject:<reason>`` of streams and frames, ``drop:<reason>`` of frames that were to be sent
+    relays:     multiaddresses, with libp2p ids, of relays at which to keep a slot, so that others can reach this peer
+    stats:      ``reject:<reason>`` of streams and frames, ``drop:<reason>`` of frames that were to be sent, ``streams
+                renewed`` on a direct connection
     """
 
     authenticated = True
@@ -56,12 +62,14 @@ class Libp2pTransport:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
+        relays: Sequence[str] = (),
         timeouts: Timeouts = TIMEOUTS,
         limits: Limits = LIMITS,
     ) -> None:
         if not 0 <= port <= 65_535:
             raise ConfigError(f"libp2p.port = {port}: must be 0 (any) to 65535")
         _library()
+        self.relays = [_relay(address) for address in relays]
         self.identity, self.peer_id = identity, identity.peer_id
         self.host, self.port = host, port
         self.timeouts, self.limits = timeouts, limits
@@ -72,6 +80,7 @@ class Libp2pTransport:
         self._frame: FrameHandler = _nobody
         self._lost: LostHandler = _nobody
         self._guest: Any = None
+        self._circuits: Any = None
         self._closed = False
 
     # Transport
@@ -84,7 +93,7 @@ class Libp2pTransport:
         try:  # the library would share a port that is taken
             socket.create_server((self.host, self.port), family=family).close()
         except OSError as error:
-            raise ConfigError(f"libp2p.listen = {self.addresses()[0]}: {error.strerror or error}") from None
+            raise ConfigError(f"libp2p.listen = {self._listen()}: {error.strerror or error}") from None
         self._loop = asyncio.get_running_loop()
         self._guest = await Guest.enter()
         self._listens, self._ended = self._loop.create_future(), self._loop.create_future()
@@ -146,7 +155,12 @@ class Libp2pTransport:
         fitting = []
         for address in addresses:
             try:
-                fitting.append(str(Multiaddr(address.split("/p2p/")[0])))
+                if CIRCUIT in address:
+                    from hubless.net.transports.circuits import circuit_address
+
+                    fitting.append(circuit_address(address, _libp2p_id(peer)))
+                else:
+                    fitting.append(str(Multiaddr(address.split("/p2p/")[0])))
             except Exception:  # the library has an error for each part of an address
                 self.stats["reject:address"] += 1
         known = self._hints.pop(peer, [])
@@ -155,13 +169,22 @@ class Libp2pTransport:
             self._hints.popitem(last=False)
 
     def addresses(self) -> list[str]:
-        """Where this node listens."""
-        return [f"/ip{6 if ':' in self.host else 4}/{self.host}/tcp/{self.port}"]
+        """Where this node listens, and where relays have a slot for it."""
+        now, slots = self.now(), {} if self._circuits is None or self._closed else self._circuits.slots
+        own = f"{CIRCUIT}/p2p/{_libp2p_id(self.peer_id)}"
+        return [self._listen(), *(relay + own for relay in self.relays if slots.get(relay, 0.0) > now)]
+
+    def _listen(self) -> str:
+        return f"/ip{6 if ':' in self.host else 4}/{self.host}/tcp/{self.port}"
 
     def reach(self, peer: PeerId) -> Reach:
-        """Direct where there is a connection or an address."""
-        connected = self._guest is not None and not self._closed and bool(self._connections(peer))
-        return "direct" if connected or self._hints.get(peer) else "none"
+        """By the connections that there are, or else by the addresses that are known."""
+        if self._guest is not None and not self._closed and (connections := self._connections(peer)):
+            return "relayed" if all(map(is_relayed, connections)) else "direct"
+        hints = self._hints.get(peer)
+        if not hints:
+            return "none"
+        return "relayed" if all(CIRCUIT in hint for hint in hints) else "direct"
 
     def now(self) -> float:
         """Unix time."""
@@ -218,23 +241,29 @@ class Libp2pTransport:
         from libp2p.crypto.ed25519 import create_new_key_pair
         from multiaddr import Multiaddr
 
+        from hubless.net.transports.circuits import Circuits
+
         self._over = trio.Event()
         try:
-            listen = Multiaddr(self.addresses()[0])
+            listen = Multiaddr(self._listen())
             self._host = new_host(key_pair=create_new_key_pair(self.identity._seed), listen_addrs=[listen])
             self._host.set_stream_handler(PROTOCOL, self._read)
             async with self._host.run(listen_addrs=[listen]):
                 bound = self._host.get_transport_addrs()
                 self.port = int(bound[0].value_for_protocol("tcp"))
                 self._host.get_network().register_notifee(_Notifee(self))
-                self._listens.set_result(None)
-                await self._over.wait()
+                self._circuits = Circuits(self._host, self.relays, self.timeouts)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._circuits.run)
+                    self._listens.set_result(None)
+                    await self._over.wait()
+                    nursery.cancel_scope.cancel()
                 for way in self._ways.values():
                     way.scope.cancel()
                 await self._host.close()
         except Exception as error:
             if not self._listens.done():
-                self._listens.set_exception(ConfigError(f"libp2p.listen = {self.addresses()[0]}: {error}"))
+                self._listens.set_exception(ConfigError(f"libp2p.listen = {self._listen()}: {error}"))
             else:
                 log.debug("a libp2p host ended with %r", error)
         finally:
@@ -253,7 +282,7 @@ class Libp2pTransport:
                 failure = f"{peer[:8]} could not be dialled"
                 with trio.fail_after(self.timeouts.dial):
                     await self._dial(peer, target)
-                    stream = await self._host.new_stream(target, [PROTOCOL])
+                    stream, around = await self._open(peer, target)
                 way.open = True
                 failure = f"{peer[:8]}: the connection was lost"
                 self._room(way)
@@ -261,6 +290,12 @@ class Libp2pTransport:
                     if not way.queue:
                         way.more = trio.Event()
                         await way.more.wait()
+                    if around and not self._all_relayed(peer):
+                        before = stream
+                        with trio.fail_after(self.timeouts.dial):
+                            stream, around = await self._open(peer, target)
+                            await before.close()
+                        self.stats["streams renewed"] += 1
                     await self._write_some(way, stream)
             except Exception as error:  # the library raises a dozen kinds
                 failure = f"{failure}: {error or type(error).__name__}"
@@ -271,20 +306,42 @@ class Libp2pTransport:
             with trio.CancelScope(shield=True), contextlib.suppress(Exception), trio.fail_after(1.0):
                 await stream.reset()
 
+    async def _open(self, peer: PeerId, target: Any) -> tuple[Any, bool]:
+        """A stream, and whether it goes through a relay; not while there is a direct connection.
+
+        The library takes the connections to a peer in turn, and keeps relayed ones for a minute after a punch.
+        """
+        for _ in range(ADDRESSES):
+            stream = await self._host.new_stream(target, [PROTOCOL])
+            around = any(
+                connection.muxed_conn is stream.muxed_conn and is_relayed(connection)
+                for connection in self._connections(peer) or ()
+            )
+            if not around or self._all_relayed(peer):
+                return stream, around
+            await stream.reset()
+        raise PeerUnreachable("no stream on the direct connection")
+
+    def _all_relayed(self, peer: PeerId) -> bool:
+        return all(is_relayed(connection) for connection in self._connections(peer) or ())
+
     async def _dial(self, peer: PeerId, target: Any) -> None:
         """Connect, one address after another: the library itself stays with the ones it heard first."""
         import trio
         from libp2p.peer.peerinfo import PeerInfo
         from multiaddr import Multiaddr
 
-        addresses = list(self._hints.get(peer, ()))
+        addresses = sorted(self._hints.get(peer, ()), key=lambda address: CIRCUIT in address)
         for address in addresses:
             if self._connections(peer):
                 return
             try:
                 self._host.get_peerstore().clear_addrs(target)
                 with trio.fail_after(self.timeouts.dial / len(addresses)):
-                    await self._host.connect(PeerInfo(target, [Multiaddr(address)]))
+                    if CIRCUIT in address:
+                        await self._circuits.call(address)
+                    else:
+                        await self._host.connect(PeerInfo(target, [Multiaddr(address)]))
             except Exception:
                 if address == addresses[-1]:
                     raise
@@ -385,6 +442,23 @@ def _library() -> None:
         import trio  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"transport = libp2p: pip install 'hubless[libp2p]' ({error})") from None
+
+
+def _relay(address: str) -> str:
+    """The address of a relay, with its id. Raises ConfigError."""
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+    from multiaddr import Multiaddr
+
+    try:
+        info_from_p2p_addr(Multiaddr(address))
+    except Exception as error:
+        raise ConfigError(f"libp2p.relays = {address!r}: must be like /ip4/1.2.3.4/tcp/4001/p2p/ID ({error})") from None
+    return str(Multiaddr(address))
+
+
+def is_relayed(connection: Any) -> bool:
+    """Whether a connection of the library's goes through a relay."""
+    return any(CIRCUIT in str(address) for address in connection.get_transport_addresses())
 
 
 def _libp2p_id(peer: PeerId) -> Any:
