@@ -1,11 +1,14 @@
 """A population that is cut into shards, one peer each or several, comes to the rows of one in one piece."""
 
+from collections import Counter
+
 import pytest
 import torch
 from small import build, rows
 
 from hubless.errors import CheckpointError, ConfigError
 from hubless.learn import Gossip, Star
+from hubless.learn.codecs import Raw
 from hubless.learn.server import ServerOpt
 from hubless.learn.shards import Report, Shard, advance
 
@@ -22,6 +25,8 @@ METHODS = {
     "lies after a look": {"overlay": Gossip("full"), "attack": "alie:40%", "merge": "median"},
     "lost": {"setting": {"faults": "loss:0.3"}},
     "crashed": {"setting": {"faults": "crash:1@2"}},
+    "secure sums": {"codec": "secure-sum", "overlay": Gossip("full", weights="uniform")},
+    "secure sums, twice": {"codec": "secure-sum:0.2", "overlay": Gossip("full", weights="uniform", steps=2)},
 }
 
 
@@ -74,8 +79,9 @@ def test_rows_are_those_of_one_piece(name, parts):
     assert torch.equal(stacked(shards), rows(build(**METHODS[name])))
 
 
-def test_bytes_add_up_to_those_of_one_piece():
-    shards, whole = cut(CUTS[1]), build()
+@pytest.mark.parametrize("name", ["ring", "secure sums"])
+def test_bytes_add_up_to_those_of_one_piece(name):
+    shards, whole = cut(CUTS[1], **METHODS[name]), build(**METHODS[name])
     list(whole.records())
     for t in (1, 2, 3):
         run_round(shards, t)
@@ -147,3 +153,70 @@ def test_what_a_node_cannot_do_is_refused_by_name():
         cut([[0, 0]])
     with pytest.raises(ConfigError, match="held = "):
         cut([[7]])
+
+
+# secure sums: where all hear all, a peer says to another: deal, dealt, message, relay, answer
+
+DEAL, DEALT, MESSAGE, RELAY, ANSWER = range(1, 6)
+
+EVERYONE = {"overlay": Gossip("full", weights="uniform")}
+NONE_SUCH = Raw().pack({"box": torch.zeros(1, 16), "owners": torch.zeros(2, 2), "arrived": torch.zeros(1)})
+
+
+def changed(one, number, data):
+    """A carrier that changes the packet of that number between two peers."""
+    seen = Counter()
+
+    def carry(address, to, body):
+        if (address[0], to) != one:
+            return body
+        seen[one] += 1
+        return data if seen[one] == number else body
+
+    return carry
+
+
+def row_of_0(carry, **given):
+    """The row of peer 0 after one round of nodes, and its report."""
+    shards = cut(CUTS[2], remote=True, **EVERYONE, **given)
+    reports = run_round(shards, 1, carry)
+    return shards[0].wiring.population.cohorts[0].rows[0].clone(), reports
+
+
+def without(*peers):
+    """The row of peer 0 when it hears nothing of some, and nothing is hidden."""
+    return row_of_0(lambda address, to, data: None if to == 0 and address[0] in peers else data)[0]
+
+
+@pytest.mark.parametrize("data", [None, b"nonsense", NONE_SUCH], ids=["lost", "junk", "no such message"])
+@pytest.mark.parametrize("number", [DEAL, MESSAGE], ids=["deal", "message"])
+def test_a_sender_that_is_missing_is_missing_in_the_sum(number, data):
+    row, reports = row_of_0(changed((1, 0), number, data), codec="secure-sum")
+    assert float((row - without(1)).abs().max()) < 1e-4
+    assert float((row - without()).abs().max()) > 1e-3
+    assert [report.rejected for report in reports] == [int(data is not None), 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("data", [None, b"nonsense", NONE_SUCH], ids=["lost", "junk", "no such message"])
+def test_a_sum_does_not_need_every_answer(data):
+    row, reports = row_of_0(changed((1, 0), ANSWER, data), codec="secure-sum")
+    assert float((row - without()).abs().max()) < 1e-4
+    assert reports[0].rejected == int(data is not None)
+
+
+@pytest.mark.parametrize("number", [DEAL, MESSAGE], ids=["deal", "message"])
+def test_an_inbox_that_misses_too_many_stays_closed(number):
+    row, reports = row_of_0(changed((1, 0), number, None), codec="secure-sum:0.9")
+    assert [told.line for told in reports[0].events] == [
+        "inboxes in 'gossip' that stayed closed: 1; that of peer 0: secure sum: 3 of 4 senders arrived, 4 are needed"
+    ]
+    assert reports[0].rejected == 3
+    assert float((row - without(1, 2, 3, 4)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("data", [b"nonsense", NONE_SUCH], ids=["junk", "no such message"])
+@pytest.mark.parametrize(("number", "missing"), [(DEALT, (1,)), (RELAY, ())], ids=["dealt", "relay"])
+def test_a_receiver_that_talks_nonsense_is_not_answered(number, missing, data):
+    row, reports = row_of_0(changed((0, 1), number, data), codec="secure-sum")
+    assert reports[1].rejected == 1
+    assert float((row - without(*missing)).abs().max()) < 1e-4

@@ -67,6 +67,7 @@ class Context:
     key:     public randomness, folded with (seed, round, peer, k) and in training with the local step
     secret:  randomness that others must not predict
     pairs:   of what ``pair`` makes the keys that two peers share in this step
+    agreed:  gives these keys instead, where peers agree on them through a network
     """
 
     t: int
@@ -85,6 +86,7 @@ class Context:
     key: int | Tensor = 0
     secret: int | Tensor = 0
     pairs: int | Tensor = 0
+    agreed: Callable[[int, int], int] | None = None
     start: Tensor | None = None
     own: Callable[[], Batch] | None = None
     apart: Callable[[], Batch] | None = None
@@ -135,7 +137,9 @@ class Context:
         return keys.normal(keys.fold(self.key, purpose), shape)
 
     def pair(self, a: int, b: int) -> int:
-        """A key that two peers share."""
+        """A key that two peers share. Raises CodecError where they cannot agree on one."""
+        if self.agreed is not None:
+            return self.agreed(a, b)
         shared = keys.fold(self.pairs, min(a, b), max(a, b))
         assert isinstance(shared, int)
         return shared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,19 +25,22 @@ def address(moment: Moment, sender: int, to: int) -> Address:
 
 
 def crossing(
-    moment: Moment, src: Tensor, dst: Tensor, speak: Callable[[Address], bytes | None], beside: str = ""
-) -> Swapping[Packets]:
+    moment: Moment, src: Tensor, dst: Tensor, speak: Callable[[Address], bytes | None], beside: str = "",
+    *, apart: bool = False,
+) -> Swapping[Packets]:  # fmt: skip
     """Carry messages over the edges ``src [E]`` to ``dst [E]`` that lead from one shard to another; what came.
 
     speak:  the bytes of a message of a peer that is held here; None: it has none
     beside: what goes, where it is not the exchange's messages
+    apart:  every receiver hears another message, whatever the merge
     """
+    named: Callable[[int, int], Address] = _both if apart else partial(address, moment)
     held = moment.wiring.population.held
     here, there = held[src], held[dst]
     routes: dict[Address, list[int]] = defaultdict(list)
     for sender, to in _pairs(src, dst, here & ~there):
-        routes[address(moment, sender, to)].append(to)
-    coming = dict.fromkeys(address(moment, sender, to) for sender, to in _pairs(src, dst, ~here & there))
+        routes[named(sender, to)].append(to)
+    coming = dict.fromkeys(named(sender, to) for sender, to in _pairs(src, dst, ~here & there))
     packets = {one: data for one in _sorted(routes) if (data := speak(one)) is not None}
     heard = yield Swap(
         moment.t, moment.k, next(moment.numbers), moment.exchange.name + (f"/{beside}" if beside else ""), packets,
@@ -83,6 +87,10 @@ def unpacked(moment: Moment, heard: Packets) -> dict[Address, Message]:
         except CodecError as error:
             moment.undecodable(one, error)
     return found
+
+
+def _both(sender: int, to: int) -> Address:
+    return sender, to
 
 
 def _pairs(src: Tensor, dst: Tensor, keep: Tensor) -> Iterable[tuple[int, int]]:

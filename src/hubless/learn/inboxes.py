@@ -38,7 +38,7 @@ def exchange_messages(moment: Moment, delivery: Delivery) -> Swapping[Delivery]:
     said = yield from _attacked(moment, delivery, own)
     if moment.wiring.codec.hides and summed(moment.exchange):
         inboxes = _own(moment, delivery, own)
-        found, closed = secure_sums(moment, delivery, lambda sender, to: said[address(moment, sender, to)])
+        found, closed = yield from secure_sums(moment, delivery, lambda sender, to: said[address(moment, sender, to)])
         for to, entry in found:
             inboxes[moment.wiring.behind(to)].append(entry)
         for to in closed:

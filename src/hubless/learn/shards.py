@@ -42,6 +42,7 @@ from hubless.errors import ConfigError
 from hubless.learn.plan import HAND, Exchange, Overlay, Plan
 from hubless.learn.population import leaves, tree
 from hubless.learn.slots import Hook
+from hubless.learn.sums import SWAPS, summed
 from hubless.learn.swaps import Packets, Swap, Swapping
 from hubless.learn.wire import Cost
 from hubless.learn.wiring import Told
@@ -112,8 +113,13 @@ class Shard:
         if self.wiring.population.whole:
             return 0
         attack = self.run.attack
-        each = 2 if attack is not None and attack.sees == "honest" else 1
-        return sum(1 if step.name == HAND else each for step in plan if isinstance(step, Exchange))
+        look = attack is not None and attack.sees == "honest"
+        found = 0
+        for step in plan:
+            if isinstance(step, Exchange):
+                hidden = step.name != HAND and self.run.codec.hides and summed(step)
+                found += (SWAPS if hidden else 1) + (look and step.name != HAND)
+        return found
 
     def round(self, t: int, plan: Plan, weather: Weather) -> Swapping[Report]:
         """One round: yields swaps, is sent what came."""
@@ -205,9 +211,6 @@ def splittable(run: Run, held: Sequence[int], *, remote: bool) -> None:
         return
     if judges := [hook for hook in run.learning.hooks if hook.needs_messages]:
         raise ConfigError(f"hooks: {type(judges[0]).__name__} sees the messages of all peers, which {where}")
-    if run.codec.hides:
-        hiding = type(run.codec.stages[-1]).__name__
-        raise ConfigError(f"codec: {hiding} is simulated where all peers are, which {where}; drop it")
     if run.attack is not None and run.hostile:
         name = type(run.attack).__name__
         if run.attack.sees == "honest" and remote:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,10 +35,20 @@ class NoSlope:
     clipped = input_grad = grad
 
 
+class Secrets(Protocol):
+    """Where peers do not follow from the seed alone: what only they know, in step k of round t."""
+
+    def own(self, peer: int, t: int, k: int) -> int:
+        """What a peer that is held here tells nobody."""
+
+    def pair(self, a: int, b: int, t: int, k: int) -> int:
+        """What two peers share, of which one is held here. Raises CodecError for one that is not known."""
+
+
 class Told(NamedTuple):
     """Something that went wrong in a round, in words, and where in the round: texts of several shards go in that order.
 
-    times: how often, in place of ``{times}`` in the text
+    times: how often, in place of ``{times}`` in the text; after ``{times};`` follows the first case, one for all shards
     """
 
     order: tuple[int, ...]
@@ -63,7 +73,8 @@ class Outcome:
 class Wiring:
     """Everything that a round needs; see ``Learning`` for the parts.
 
-    remote: messages come from machines that are not ours
+    remote:  messages come from machines that are not ours
+    secrets: what others must not predict; None: it follows from the seed
     """
 
     population: Population
@@ -83,6 +94,7 @@ class Wiring:
     memory: float = 512.0
     nonfinite: Literal["stop", "drop"] = "stop"
     remote: bool = False
+    secrets: Secrets | None = None
     events: list[Told] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
@@ -142,9 +154,13 @@ class Wiring:
         key = keys.fold(keys.fold(self.seed, "round", t, k), peer)
         if not isinstance(peer, Tensor):
             more |= {"own": partial(self.own, peer), "apart": partial(self.apart, peer)}
+        secret = keys.fold(key, "secret")
+        if self.secrets is not None and not isinstance(peer, Tensor):
+            secret, secrets = self.secrets.own(peer, t, k), self.secrets
+            more["agreed"] = lambda a, b: secrets.pair(a, b, t, k)
         return Context(
             t=t, N=self.n, model=model, slope=NoSlope(), k=k, peer=peer, n=self.shards.sizes[peer],
-            classes=self.shards.classes[peer], key=key, secret=keys.fold(key, "secret"),
+            classes=self.shards.classes[peer], key=key, secret=secret,
             pairs=keys.fold(self.seed, "pair", t, k), **more,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from hubless.net.transports.transport import PeerId
 
 # what a signature is for: one made for a record cannot pass as one of a frame
 ENVELOPE, PUB, RECORD, OP = b"hubless/1/envelope", b"hubless/1/pub", b"hubless/1/record", b"hubless/1/op"
-SEAL = b"hubless/1/seal"
+SEAL, AGREED, DRAWN = b"hubless/1/seal", b"hubless/1/agreed", b"hubless/1/drawn"
 SEED = KEY = 32
 SIGNATURE = 64
 TAG = 16  # bytes by which ChaCha20-Poly1305 lengthens what it encrypts
@@ -102,6 +102,20 @@ class Identity:
             return ChaCha20Poly1305(_box_key(shared, ephemeral, own)).decrypt(ONCE, box[KEY:], None)
         except (InvalidTag, ValueError):  # ValueError: an ephemeral key of small order
             raise IntegrityError(f"a box that was not sealed to {self.peer_id[:8]}, or was changed") from None
+
+    def agree(self, peer: PeerId, purpose: bytes) -> bytes:
+        """A secret [32] that this identity and another have alike, and nobody else. Raises IntegrityError."""
+        secret = X25519PrivateKey.from_private_bytes(exchange_secret(self._seed))
+        try:
+            shared = secret.exchange(X25519PublicKey.from_public_bytes(exchange_key(peer)))
+        except ValueError:
+            raise IntegrityError(f"peer {peer[:8]}: a key of small order keeps no secret") from None
+        ends = b"".join(sorted(bytes.fromhex(one) for one in (self.peer_id, peer)))
+        return HKDF(hashes.SHA256(), 32, salt=ends, info=AGREED + b"\0" + purpose).derive(shared)
+
+    def draw(self, purpose: bytes) -> bytes:
+        """A secret [32] of this identity alone, the same whenever it is drawn for the purpose."""
+        return HKDF(hashes.SHA256(), 32, salt=None, info=DRAWN + b"\0" + purpose).derive(self._seed)
 
 
 def verify(peer: PeerId, tag: bytes, data: bytes, signature: bytes) -> bool:

@@ -5,7 +5,7 @@ import small
 from elsewhere import Here, build, lines, stopped
 
 from hubless.errors import ConfigError, HublessError, NonFiniteError
-from hubless.learn import Gossip, Hook
+from hubless.learn import Hook
 from hubless.learn.backends import crew, hosts
 
 RUNS = {
@@ -34,6 +34,23 @@ RUNS = {
         {"aggregator": "rotating", "faults": "crash:aggregator@2", "rounds": 4},
     ),
     "sums that hide": ("rqm", {}),
+    "a star's secure sums": ("fedavg", {"codec": "secure-sum", "weigh": "one", "peers": 6}),
+    "secure sums of few neighbours": (
+        "dsgd",
+        {"codec": "secure-sum:0.2:neighbours=2", "weights": "uniform", "topology": "full", "peers": 6},
+    ),
+    "secure sums, some of which stay closed": (
+        "fedavg",
+        {"codec": "secure-sum", "weigh": "one", "faults": "crash:1@2,loss:0.3", "peers": 6, "rounds": 4},
+    ),
+    "gossip of secure sums, some of which stay closed": (
+        "dsgd",
+        {"codec": "secure-sum:0.2", "weights": "uniform", "peers": 6, "faults": "crash:1@2,loss:0.3"},
+    ),
+    "lies in secure sums": (
+        "dsgd",
+        {"codec": "secure-sum", "weights": "uniform", "topology": "full", "peers": 5, "attack": "sign-flip:40%"},
+    ),
 }
 
 
@@ -111,8 +128,6 @@ def test_what_no_shard_can_do_is_refused_before_any_work():
     elsewhere = {"backend": "processes", "workers": 2}
     with pytest.raises(ConfigError, match="Watcher sees the messages of all peers"):
         small.build(hooks=(Watcher(),), setting=elsewhere)
-    with pytest.raises(ConfigError, match="SecureSum is simulated where all peers are"):
-        small.build(overlay=Gossip("full", weights="uniform"), codec="secure-sum", setting=elsewhere)
 
 
 def test_an_experiment_without_a_recipe_is_refused():

@@ -215,8 +215,11 @@ def losses(reports: list[Report]) -> Tensor:
 
 def events(reports: list[Report]) -> list[Told]:
     """What went wrong, in the same order, once: what several shards found counts for all of them together."""
-    found: dict[tuple[tuple[int, ...], str], int] = {}
+    found: dict[tuple[tuple[int, ...], str], Told] = {}
     for told in sorted(told for report in reports for told in report.events):
-        key = told.order, told.text
-        found[key] = found.get(key, 0) + told.times if "{times}" in told.text else told.times
-    return [Told(order, text, times) for (order, text), times in found.items()]
+        front, case, _ = told.text.partition("{times};")
+        key = (told.order[:2], front) if case else (told.order, told.text)
+        first = found.setdefault(key, told)
+        if first is not told and "{times}" in told.text:
+            found[key] = first._replace(times=first.times + told.times)
+    return list(found.values())

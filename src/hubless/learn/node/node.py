@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubless.errors import CheckpointError, ConfigError, MessageError, NetworkError
+from hubless.learn.node.agreed import Agreed, fresh
 from hubless.learn.node.group import Group, Rules
 from hubless.learn.node.reports import told
 from hubless.learn.node.words import Packet, Report, read_packets, write
@@ -90,6 +91,7 @@ class Node:
         self._asks = asks(run)
         self._together = self._asks or run.n <= TOGETHER
         self._none = Faults((), run.n)
+        self._fresh = fresh()
         self._telling: dict[asyncio.Task[None], None] = {}
 
     def _here(self, key: PeerId, r: int) -> None:
@@ -141,6 +143,9 @@ class Node:
     async def _round(self, t: int, plan: Plan, weather: Weather) -> Done:
         self.missing = 0
         stages = self.shard.swaps(plan) + self._together
+        if self.run.codec.hides:  # whom this node knows is settled for the round
+            session = f"{self.group.rules.digest}/{self.group.start!r}".encode()
+            self.shard.wiring.secrets = Agreed(self.net.identity, dict(self.group.key_of), self._fresh, session)
         steps = self.shard.round(t, plan, weather)
         heard: Packets | None = None
         while True:

@@ -29,6 +29,12 @@ class Hiding(Stage):
         """At a sender, before its message: what the receiver keeps or passes on."""
         return {}
 
+    def accept_deal(self, peer: int, m: Message, ctx: Context) -> None:
+        """At the receiver: raise CodecError for what is no deal of the peer."""
+
+    def accept_answer(self, m: Message, ctx: Context) -> None:
+        """At the receiver: raise CodecError for what is no answer."""
+
     def relay(self, peer: int, deals: Mapping[int, Message], ctx: Context) -> Message:
         """At the receiver: what it tells a sender that arrived."""
         return {}

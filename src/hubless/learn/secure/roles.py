@@ -28,6 +28,8 @@ from hubless.learn.secure import seeds, shamir
 from hubless.learn.secure.group import Group
 from hubless.learn.secure.seeds import Words
 
+SEALED = 2 * shamir.SHARE + seeds.TAG  # bytes of a sealed pair of shares
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -68,11 +70,17 @@ class Field:
 
 
 def deal(me: int, group: Group, keys: Keys) -> Deal:
-    """Step 1."""
+    """Step 1. For a neighbour with whom the sender has no key there are zeros: they share no mask, and no secret."""
     others = group.neighbours(me)
-    box = {v: seeds.covered(_shared(me, v, group, keys), _box(group, keys), v) for v in others}
+    box, sealed = dict.fromkeys(others, bytes(seeds.SEED)), dict.fromkeys(others, bytes(SEALED))
     shares = _shares(me, others, group, keys)
-    return Deal(box, {v: seeds.seal(_sealing(me, v, group, keys), shares[v]) for v in others})
+    for v in others:
+        try:
+            shared, sealing = _shared(me, v, group, keys), _sealing(me, v, group, keys)
+        except CodecError:
+            continue
+        box[v], sealed[v] = seeds.covered(shared, _box(group, keys), v), seeds.seal(sealing, shares[v])
+    return Deal(box, sealed)
 
 
 def masked(
@@ -117,6 +125,8 @@ def unmask(
     for peer in sorted(set(deals) - set(arrived)):
         left = [v for v in group.neighbours(peer) if v in arrived]
         if left:
+            if bare := [v for v in left if not any(deals[peer].box[v])]:
+                raise CodecError(f"secure sum: peer {peer} is missing and left no mask of peer {bare[0]}")
             key = _recovered(peer, group, answers)
             masks += [(seeds.covered(deals[peer].box[v], key, v), -1 if peer > v else 1) for v in left]
     return _masked(total, fields, masks)

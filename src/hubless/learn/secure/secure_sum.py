@@ -24,12 +24,11 @@ from hubless.learn.secure import roles, seeds, shamir
 from hubless.learn.secure.fixed_point import FACTS, FixedPoint
 from hubless.learn.secure.group import Group
 from hubless.learn.secure.hiding import Hiding
-from hubless.learn.secure.roles import Deal, Field, Keys
+from hubless.learn.secure.roles import SEALED, Deal, Field, Keys
 from hubless.learn.slots import Stage
 from hubless.parts import part
 
 MASKED = "/masked"
-SEALED = 2 * shamir.SHARE + seeds.TAG
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,14 @@ class SecureSum(Hiding):
         """``box [k, 16]`` and ``sealed [k, 50]`` bytes, a row a neighbour."""
         made = roles.deal(_me(ctx), self._group(ctx), _keys(ctx))
         return {"box": _rows(made.box.values(), seeds.SEED), "sealed": _rows(made.sealed.values(), SEALED)}
+
+    def accept_deal(self, peer: int, m: Message, ctx: Context) -> None:
+        """Both tables have a row a neighbour."""
+        _dealt(m, self._group(ctx).neighbours(peer))
+
+    def accept_answer(self, m: Message, ctx: Context) -> None:
+        """A share an owner."""
+        _by_owner(m, "shares", shamir.SHARE)
 
     def forward(self, m: Message, s: State, ctx: Context) -> tuple[Message, State]:
         """``NAME`` becomes ``NAME/masked``: type and shape, then the masked numbers, packed.
