@@ -32,8 +32,8 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{given.recipe}, {given.peers} peers, {given.steps} steps; median of rounds 2 to {given.rounds - 1}\n")
     print(f"{'backend':<12}{'workers':>8}{'start s':>9}{'round s':>9}{'records':>9}")
-    first: list[str] = []
     for workers in map(int, given.workers.split(",")):
+        first: list[str] = []
         for backend in given.backends.split(","):
             seconds, starting, lines = measure(given, backend, workers)
             first = first or lines
@@ -43,7 +43,9 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, backend: str, workers: int) -> tuple[float, float, list[str]]:
     """Median seconds of a round, seconds to the first record, and the records."""
-    own = {"threads": workers} if backend == "in-process" else {"backend": backend, "workers": workers}
+    own: dict[str, object] = {"threads": workers}  # on which a star's sums depend, in the last bits
+    if backend != "in-process":
+        own |= {"backend": backend, "workers": workers}
     options = {"peers": given.peers, "steps": given.steps, "rounds": given.rounds, "evaluate": given.rounds}
     run = find_recipe(given.recipe).build({**OPTIONS[given.recipe], **options, "batch": 32, **own})
     lines, times = [], []
