@@ -82,7 +82,7 @@ class Limits:
     verified: signatures that are remembered to hold
     relayed:  bytes that a relay carries for one circuit in a lease, of ``circuits`` at a time
     orphans:  items of a ledger that wait for what they stand on, or for a block to take them
-    op:       one operation of a CRDT document, of which an actor has at most ``ops``; alike at all members of a document
+    op:       one operation of a CRDT document, of which an actor has at most ``ops``; alike at all of its members
     page:     bytes of operations in one message of an exchange, of which one has at most ``pages``
     journal:  bytes of a log beyond those of its snapshot from which a new snapshot is written
     """
