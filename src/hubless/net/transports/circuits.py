@@ -1,7 +1,8 @@
 """Circuits of libp2p (circuit relay v2): slots at relays, calls through them, and holes punched beside them (DCUtR).
 
-All of it runs on trio's side. Seen with py-libp2p 0.8.1: slots at its own relay and at that of js-libp2p, and calls
-through both, work. Its own search for relays is not used: it asks for no slot before it is told to.
+All of it runs on trio's side, and only where relays are named: two peers behind translators both need some. Seen with
+py-libp2p 0.8.1 and the relay of js-libp2p, on one machine: slots, calls, and direct connections beside relayed ones.
+The library's own search for relays is not used: it asks for no slot before it is told to.
 """
 
 from __future__ import annotations
@@ -39,11 +40,10 @@ class Circuits:
         self._transport = CircuitV2Transport(host, self._protocol, RelayConfig(roles=RelayRole.STOP))
 
     async def run(self) -> None:
-        """Keep slots until cancelled."""
+        """Take calls through relays and keep slots, until cancelled."""
         async with contextlib.AsyncExitStack() as services, trio.open_nursery() as nursery:
             await services.enter_async_context(background_trio_service(self._protocol))
-            if self.relays:
-                await services.enter_async_context(background_trio_service(DCUtRProtocol(self.host)))
+            await services.enter_async_context(background_trio_service(DCUtRProtocol(self.host)))
             for relay in self.relays:
                 nursery.start_soon(self._keep, relay, nursery)
             await trio.sleep_forever()

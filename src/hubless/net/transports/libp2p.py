@@ -254,13 +254,14 @@ class Libp2pTransport:
                 self._host.get_network().register_notifee(_Notifee(self))
                 self._circuits = Circuits(self._host, self.relays, self.timeouts)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._circuits.run)
+                    if self.relays:
+                        nursery.start_soon(self._circuits.run)
                     self._listens.set_result(None)
                     await self._over.wait()
-                    nursery.cancel_scope.cancel()
-                for way in self._ways.values():
-                    way.scope.cancel()
-                await self._host.close()
+                    for way in self._ways.values():
+                        way.scope.cancel()
+                    await self._host.close()
+                    nursery.cancel_scope.cancel()  # after the host: its services end slowly, and others would wait
         except Exception as error:
             if not self._listens.done():
                 self._listens.set_exception(ConfigError(f"libp2p.listen = {self._listen()}: {error}"))
