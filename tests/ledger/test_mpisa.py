@@ -158,7 +158,11 @@ def test_a_record_of_the_quantum_safe_suite_is_kept_and_proven_like_any_other(to
         receipt = await gate.mpisa.append(town.signers[0], record)
         await town.sleep(20.0)
         root = gate.mpisa.anchors.root()
-        cross_proof.check(await gate.mpisa.get(receipt.id), gate.mpisa.prove(receipt.id, root), root, gate.gateways)
+        kept, proof = await gate.mpisa.get(receipt.id), gate.mpisa.prove(receipt.id, root)
+        assert kept == record
+        cross_proof.check(kept, proof, root, gate.gateways)
+        with pytest.raises(LedgerError):
+            cross_proof.check(msgspec.structs.replace(kept, body=b"for ever"), proof, root, gate.gateways)
 
     town(5, chain, story)
 

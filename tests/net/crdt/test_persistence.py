@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from random import Random
 
 import pytest
@@ -267,9 +266,9 @@ def test_a_process_killed_at_any_moment_loses_nothing_and_signs_no_seq_twice(tmp
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
         with writer:
             assert writer.stdout.readline() == b"ready\n"
-            time.sleep(random.uniform(0.0, 0.12))  # the moment is the test
+            before = [writer.stdout.readline() for _ in range(random.randrange(60))]  # the moment is the test
             writer.send_signal(signal.SIGKILL)
-            lines = writer.stdout.read().split(b"\n")
+            lines = [*(line.rstrip(b"\n") for line in before), *writer.stdout.read().split(b"\n")]
         said = max([said, *(int(line) for line in lines[:-1])])
         replica, journal = opened(tmp_path)
         journal.close()

@@ -12,14 +12,15 @@ from hubless.errors import ConfigError
 from hubless.net.identity import Identity
 from hubless.net.transports import lattica
 from hubless.net.transports.framing import LENGTH
-from hubless.net.transports.lattica import LatticaTransport, libp2p_id
+from hubless.net.transports.lattica import LatticaTransport
+from hubless.net.transports.libp2p_names import base58_id
 
 INSTALLED = importlib.util.find_spec("lattica_python_core") is not None
 NAMESPACE = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 CONVERSE = """
 from hubless.testing import check_network
 from hubless.net.identity import Identity
-from hubless.net.transports.lattica import LatticaTransport, libp2p_id
+from hubless.net.transports.lattica import LatticaTransport
 from lattica_python_core import LatticaSDK
 meeting = LatticaSDK({"listen_addrs": ["/ip4/127.0.0.1/tcp/7331"], "with_mdns": False, "with_upnp": False})
 known = [f"/ip4/127.0.0.1/tcp/7331/p2p/{meeting.peer_id()}"]
@@ -53,17 +54,6 @@ def transport(monkeypatch):
 def test_without_the_sdk_the_extra_is_named():
     with pytest.raises(ConfigError, match=r"pip install 'hubless\[lattica\]'"):
         LatticaTransport(Identity.derived(0, 0))
-
-
-def test_a_peer_id_is_that_of_libp2p():
-    # the key of RFC 8032's first test; the id as base58 of 00 24 08 01 12 20 and the key
-    peer = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
-    digits = libp2p_id(peer)
-    assert digits.startswith("12D3KooW")
-    number = 0
-    for digit in digits:
-        number = number * 58 + lattica.BASE58.index(digit)
-    assert number.to_bytes(38, "big").hex() == "002408011220" + peer
 
 
 def test_frames_of_a_call_come_out_in_order_and_torn_ones_are_counted(transport):
@@ -103,7 +93,7 @@ def test_what_cannot_be_taken_in_time_is_dropped_and_counted(transport):
 
 
 def test_addresses_say_where_and_who(transport):
-    own = libp2p_id(transport.peer_id)
+    own = base58_id(transport.peer_id)
     assert transport.addresses() == [
         f"/ip4/127.0.0.1/tcp/7000/p2p/{own}", f"/ip4/127.0.0.1/udp/7000/quic-v1/p2p/{own}",
     ]  # fmt: skip

@@ -16,8 +16,8 @@ from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
 from hubless.net.identity import Identity
 from hubless.net.network import Network
 from hubless.net.policy import Limits
-from hubless.net.transports import libp2p
 from hubless.net.transports.libp2p import Libp2pTransport
+from hubless.net.transports.libp2p_names import base58_id
 from hubless.net.transports.relayed import RelayedTransport
 from hubless.net.trials import routers
 from hubless.testing.network import NETWORK_CHECKS, SIMULATED_ONLY, check_network
@@ -77,7 +77,7 @@ def test_what_cannot_be_is_an_error():
         await two.start()
         one.add_hint(two.peer_id, ["nonsense", "/ip4/999.0.0.1/tcp/1", *two.addresses()])
         assert one.stats["reject:address"] == 2
-        known = {peer.peer_id: f"/p2p/{libp2p._libp2p_id(peer.peer_id)}" for peer in (one, two)}
+        known = {peer.peer_id: f"/p2p/{base58_id(peer.peer_id)}" for peer in (one, two)}
         relay = f"/ip4/127.0.0.1/tcp/1{known[one.peer_id]}"
         for circuit in ("/p2p-circuit", f"{relay}/p2p-circuit{known[one.peer_id]}"):  # by no relay; to another peer
             one.add_hint(two.peer_id, [circuit])

@@ -22,8 +22,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from hubless.net.policy import Timeouts
-
-CIRCUIT = "/p2p-circuit"
+from hubless.net.transports.libp2p_names import CIRCUIT
 
 
 class Circuits:

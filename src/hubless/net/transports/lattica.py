@@ -21,10 +21,9 @@ import importlib
 import logging
 import socket
 import tempfile
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
 from hubless.net.identity import Identity, is_peer_id
 from hubless.net.policy import LIMITS, MIB, TIMEOUTS, Limits, Timeouts
 from hubless.net.transports.framing import LENGTH
+from hubless.net.transports.libp2p_names import base58_id
+from hubless.net.transports.real_time import RealTime
 from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,7 @@ CALL = "HublessFrames.take"
 JOINED = MIB  # bytes from which on no frame joins a call
 LOOK = 0.05  # seconds between two attempts to call a peer that is waited for
 KEY_FILE = bytes.fromhex("08011240")  # libp2p's protobuf of an Ed25519 key pair: seed, then public key
-KEY_HASH = bytes.fromhex("002408011220")  # and of its public key, as a multihash that holds the key itself
 FAILURES = (ValueError, RuntimeError, OSError)  # what the SDK raises when a call fails
-BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _closed: deque[Any] = deque(maxlen=8)
 
 
@@ -93,7 +92,7 @@ class HublessFrames:
         return b""
 
 
-class LatticaTransport:
+class LatticaTransport(RealTime):
     """Frames over the lattica SDK; a Transport. Needs the extra ``lattica``.
 
     host, port: where to listen, on TCP and QUIC; port 0 is any free one
@@ -161,7 +160,7 @@ class LatticaTransport:
                 self._node = await asyncio.to_thread(self._sdk, config)
             except Exception as error:
                 raise ConfigError(f"lattica.listen = {self.host}:{self.port}: {_first_line(error)}") from None
-        if self._node.peer_id() != libp2p_id(self.peer_id):
+        if self._node.peer_id() != base58_id(self.peer_id):
             raise ConfigError(f"lattica.identity = {self.peer_id[:8]}: the SDK did not take the key")
         self._node.register_service(HublessFrames(self._taken))
         self._spawn(self._watch())
@@ -223,24 +222,12 @@ class LatticaTransport:
 
     def addresses(self) -> list[str]:
         """Where this peer listens. Where others see it they know: it is never asked of the SDK (see above)."""
-        own = f"/p2p/{libp2p_id(self.peer_id)}"
+        own = f"/p2p/{base58_id(self.peer_id)}"
         return [self._at("tcp") + own, self._at("udp") + "/quic-v1" + own]
 
     def reach(self, peer: PeerId) -> Reach:
         """Direct to whom is connected: the SDK makes no calls over relays."""
         return "direct" if peer in self._clients else "none"
-
-    def now(self) -> float:
-        """Unix time."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Real time."""
-        await asyncio.sleep(seconds)
-
-    async def run(self, work: Callable[..., Any], *arguments: Any, cost: float = 0.0) -> Any:
-        """In a thread, so that frames are heard meanwhile; what it costs is what it takes."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
 
     # out
 
@@ -257,7 +244,7 @@ class LatticaTransport:
 
     async def _find(self, peer: PeerId) -> None:
         """Wait until a peer answers; a call connects to it first. Raises PeerUnreachable."""
-        node, name = self._node, libp2p_id(peer)
+        node, name = self._node, base58_id(peer)
         client = node.get_client(name)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeouts.dial):
@@ -354,15 +341,6 @@ class LatticaTransport:
 
 
 @lru_cache(maxsize=4096)
-def libp2p_id(peer: PeerId) -> str:
-    """A peer's id as libp2p writes it: base58 of a multihash that holds the public key."""
-    number, digits = int.from_bytes(KEY_HASH + bytes.fromhex(peer), "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        digits = BASE58[digit] + digits
-    return "1" + digits  # for the leading zero byte
-
-
 def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))

@@ -13,39 +13,25 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
 from hubless.net.identity import Identity
 from hubless.net.policy import LIMITS, TIMEOUTS, Limits, Timeouts
+from hubless.net.transports.addresses import Hints
+from hubless.net.transports.libp2p_names import CIRCUIT, is_relayed, libp2p_id, library, peer_of, relay_address
+from hubless.net.transports.libp2p_streams import AT_ONCE, HEAD, Notifee, Way
+from hubless.net.transports.real_time import RealTime
 from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
 
 log = logging.getLogger(__name__)
 PROTOCOL = "/hubless/1"
-INLINE_KEY = bytes.fromhex("002408011220")  # a libp2p id that holds an Ed25519 key: identity hash, 36 bytes, protobuf
-HEAD = 4
-AT_ONCE = 64 << 10  # bytes of small frames that are written together
-ADDRESSES = 8  # of one peer that are remembered
-CIRCUIT = "/p2p-circuit"  # in an address that leads through a relay
+TRIES = 8  # streams that are opened until one is on the direct connection
 
 
-class _Way:
-    """The outgoing stream to one peer: frames that wait for it, and who waits for room."""
-
-    def __init__(self, trio: Any) -> None:
-        self.queue: deque[bytes] = deque()
-        self.waiting = 0
-        self.more = trio.Event()
-        self.scope = trio.CancelScope()
-        self.open = False
-        self.roomy: list[asyncio.Future[None]] = []
-
-
-class Libp2pTransport:
+class Libp2pTransport(RealTime):
     """Frames over libp2p; a Transport. Needs the extra ``libp2p``.
 
     host, port: where to listen (TCP); port 0 is any free one. Another host than this machine is for the caller to name
@@ -68,15 +54,15 @@ class Libp2pTransport:
     ) -> None:
         if not 0 <= port <= 65_535:
             raise ConfigError(f"libp2p.port = {port}: must be 0 (any) to 65535")
-        _library()
-        self.relays = [_relay(address) for address in relays]
+        library()
+        self.relays = [relay_address(address) for address in relays]
         self.identity, self.peer_id = identity, identity.peer_id
         self.host, self.port = host, port
         self.timeouts, self.limits = timeouts, limits
         self.max_frame = limits.frame
         self.stats: Counter[str] = Counter()
-        self._hints: OrderedDict[PeerId, list[str]] = OrderedDict()
-        self._ways: dict[PeerId, _Way] = {}
+        self._hints = Hints(limits.hints)
+        self._ways: dict[PeerId, Way] = {}
         self._frame: FrameHandler = _nobody
         self._lost: LostHandler = _nobody
         self._guest: Any = None
@@ -112,7 +98,7 @@ class Libp2pTransport:
         self._guest.soon(self._over.set)
         await self._ended
         for way in list(self._ways.values()):
-            self._fail(way, PeerUnreachable("this node is closed"))
+            way.fail(PeerUnreachable("this node is closed"))
         await self._guest.leave()
 
     async def ready(self, peer: PeerId, size: int = 0) -> None:
@@ -158,20 +144,17 @@ class Libp2pTransport:
                 if CIRCUIT in address:
                     from hubless.net.transports.circuits import circuit_address
 
-                    fitting.append(circuit_address(address, _libp2p_id(peer)))
+                    fitting.append(circuit_address(address, libp2p_id(peer)))
                 else:
                     fitting.append(str(Multiaddr(address.split("/p2p/")[0])))
             except Exception:  # the library has an error for each part of an address
                 self.stats["reject:address"] += 1
-        known = self._hints.pop(peer, [])
-        self._hints[peer] = list(dict.fromkeys(fitting + known))[:ADDRESSES]
-        if len(self._hints) > self.limits.hints:
-            self._hints.popitem(last=False)
+        self._hints.add(peer, fitting)
 
     def addresses(self) -> list[str]:
         """Where this node listens, and where relays have a slot for it."""
         now, slots = self.now(), {} if self._circuits is None or self._closed else self._circuits.slots
-        own = f"{CIRCUIT}/p2p/{_libp2p_id(self.peer_id)}"
+        own = f"{CIRCUIT}/p2p/{libp2p_id(self.peer_id)}"
         return [self._listen(), *(relay + own for relay in self.relays if slots.get(relay, 0.0) > now)]
 
     def _listen(self) -> str:
@@ -181,26 +164,14 @@ class Libp2pTransport:
         """By the connections that there are, or else by the addresses that are known."""
         if self._guest is not None and not self._closed and (connections := self._connections(peer)):
             return "relayed" if all(map(is_relayed, connections)) else "direct"
-        hints = self._hints.get(peer)
+        hints = self._hints.of(peer)
         if not hints:
             return "none"
         return "relayed" if all(CIRCUIT in hint for hint in hints) else "direct"
 
-    def now(self) -> float:
-        """Unix time."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Real time."""
-        await asyncio.sleep(seconds)
-
-    async def run(self, work: Callable[..., Any], *arguments: Any, cost: float = 0.0) -> Any:
-        """In a thread; what it costs is what it takes."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
-
     # on asyncio's side
 
-    def _way(self, peer: PeerId) -> _Way:
+    def _way(self, peer: PeerId) -> Way:
         """The stream to a peer, opened if there is none."""
         way = self._ways.get(peer)
         if way is None:
@@ -210,27 +181,15 @@ class Libp2pTransport:
                 raise PeerUnreachable(f"peer {peer[:8]}: no address")
             import trio
 
-            way = self._ways[peer] = _Way(trio)
+            way = self._ways[peer] = Way(trio)
             self._guest.start(self._write, peer, way)
         return way
 
     def _connections(self, peer: PeerId) -> Any:
         try:
-            return self._host.get_network().connections.get(_libp2p_id(peer))
+            return self._host.get_network().connections.get(libp2p_id(peer))
         except ValueError:
             return None
-
-    def _fail(self, way: _Way, error: PeerUnreachable) -> None:
-        waiting, way.roomy = way.roomy, []
-        for room in waiting:
-            if not room.done():
-                room.set_exception(error)
-
-    def _room(self, way: _Way) -> None:
-        waiting, way.roomy = way.roomy, []
-        for room in waiting:
-            if not room.done():
-                room.set_result(None)
 
     # on trio's side; no failure leaves these tasks
 
@@ -251,7 +210,7 @@ class Libp2pTransport:
             async with self._host.run(listen_addrs=[listen]):
                 bound = self._host.get_transport_addrs()
                 self.port = int(bound[0].value_for_protocol("tcp"))
-                self._host.get_network().register_notifee(_Notifee(self))
+                self._host.get_network().register_notifee(Notifee(self._ends))
                 self._circuits = Circuits(self._host, self.relays, self.timeouts)
                 async with trio.open_nursery() as nursery:
                     if self.relays:
@@ -271,7 +230,7 @@ class Libp2pTransport:
             if not self._ended.done():
                 self._ended.set_result(None)
 
-    async def _write(self, peer: PeerId, way: _Way) -> None:
+    async def _write(self, peer: PeerId, way: Way) -> None:
         """Open the stream to a peer, then write what comes."""
         import trio
 
@@ -279,14 +238,14 @@ class Libp2pTransport:
         stream = None
         with way.scope:
             try:
-                target = _libp2p_id(peer)
+                target = libp2p_id(peer)
                 failure = f"{peer[:8]} could not be dialled"
                 with trio.fail_after(self.timeouts.dial):
                     await self._dial(peer, target)
                     stream, around = await self._open(peer, target)
                 way.open = True
                 failure = f"{peer[:8]}: the connection was lost"
-                self._room(way)
+                way.welcome()
                 while True:
                     if not way.queue:
                         way.more = trio.Event()
@@ -297,12 +256,12 @@ class Libp2pTransport:
                             stream, around = await self._open(peer, target)
                             await before.close()
                         self.stats["streams renewed"] += 1
-                    await self._write_some(way, stream)
+                    await way.write_some(stream, self.limits.buffer, self.timeouts.stall)
             except Exception as error:  # the library raises a dozen kinds
                 failure = f"{failure}: {error or type(error).__name__}"
         if self._ways.get(peer) is way:
             del self._ways[peer]
-        self._fail(way, PeerUnreachable(failure))
+        way.fail(PeerUnreachable(failure))
         if stream is not None:
             with trio.CancelScope(shield=True), contextlib.suppress(Exception), trio.fail_after(1.0):
                 await stream.reset()
@@ -312,7 +271,7 @@ class Libp2pTransport:
 
         The library takes the connections to a peer in turn, and keeps relayed ones for a minute after a punch.
         """
-        for _ in range(ADDRESSES):
+        for _ in range(TRIES):
             stream = await self._host.new_stream(target, [PROTOCOL])
             around = any(
                 connection.muxed_conn is stream.muxed_conn and is_relayed(connection)
@@ -332,7 +291,7 @@ class Libp2pTransport:
         from libp2p.peer.peerinfo import PeerInfo
         from multiaddr import Multiaddr
 
-        addresses = sorted(self._hints.get(peer, ()), key=lambda address: CIRCUIT in address)
+        addresses = sorted(self._hints.of(peer), key=lambda address: CIRCUIT in address)
         for address in addresses:
             if self._connections(peer):
                 return
@@ -347,27 +306,11 @@ class Libp2pTransport:
                 if address == addresses[-1]:
                     raise
 
-    async def _write_some(self, way: _Way, stream: Any) -> None:
-        """Frames that wait: one large, or several small ones."""
-        import trio
-
-        parts: list[bytes] = []
-        size = 0
-        while way.queue and (not parts or size + len(way.queue[0]) <= AT_ONCE):
-            frame = way.queue.popleft()
-            parts += [len(frame).to_bytes(HEAD, "big"), frame]
-            size += len(frame)
-        with trio.fail_after(self.timeouts.stall * (1 + size / AT_ONCE)):
-            await stream.write(b"".join(parts))
-        way.waiting -= size
-        if way.waiting <= self.limits.buffer:
-            self._room(way)
-
     async def _read(self, stream: Any) -> None:
         """Frames of a stream that another opened."""
         import trio
 
-        peer = _peer_of(stream.muxed_conn.peer_id)
+        peer = peer_of(stream.muxed_conn.peer_id)
         held = bytearray()
         try:
             while peer is not None:
@@ -400,79 +343,16 @@ class Libp2pTransport:
         if not self._closed:
             self._frame(peer, frame)
 
+    def _ends(self, peer: PeerId) -> None:
+        """On trio's side."""
+        self._loop.call_soon(self._disconnected, peer)
+
     def _disconnected(self, peer: PeerId) -> None:
         way = self._ways.get(peer)
         if way is not None:
             self._guest.soon(way.scope.cancel)
         if not self._closed:
             self._lost(peer)
-
-
-class _Notifee:
-    """Told of connections."""
-
-    def __init__(self, transport: Libp2pTransport) -> None:
-        self.transport = transport
-
-    async def disconnected(self, network: Any, connection: Any) -> None:
-        """The last connection to a peer?"""
-        peer = _peer_of(connection.muxed_conn.peer_id)
-        others = [other for other in network.connections.get(connection.muxed_conn.peer_id, ()) if other != connection]
-        if peer is not None and not others:
-            self.transport._loop.call_soon(self.transport._disconnected, peer)
-
-    async def connected(self, network: Any, connection: Any) -> None:
-        """Nothing to do."""
-
-    async def opened_stream(self, network: Any, stream: Any) -> None:
-        """Nothing to do."""
-
-    async def closed_stream(self, network: Any, stream: Any) -> None:
-        """Nothing to do."""
-
-    async def listen(self, network: Any, multiaddr: Any) -> None:
-        """Nothing to do."""
-
-    async def listen_close(self, network: Any, multiaddr: Any) -> None:
-        """Nothing to do."""
-
-
-def _library() -> None:
-    try:
-        import libp2p  # noqa: F401
-        import trio  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"transport = libp2p: pip install 'hubless[libp2p]' ({error})") from None
-
-
-def _relay(address: str) -> str:
-    """The address of a relay, with its id. Raises ConfigError."""
-    from libp2p.peer.peerinfo import info_from_p2p_addr
-    from multiaddr import Multiaddr
-
-    try:
-        info_from_p2p_addr(Multiaddr(address))
-    except Exception as error:
-        raise ConfigError(f"libp2p.relays = {address!r}: must be like /ip4/1.2.3.4/tcp/4001/p2p/ID ({error})") from None
-    return str(Multiaddr(address))
-
-
-def is_relayed(connection: Any) -> bool:
-    """Whether a connection of the library's goes through a relay."""
-    return any(CIRCUIT in str(address) for address in connection.get_transport_addresses())
-
-
-def _libp2p_id(peer: PeerId) -> Any:
-    """The libp2p id that holds a peer's key. Raises ValueError."""
-    from libp2p.peer.id import ID
-
-    return ID(INLINE_KEY + bytes.fromhex(peer))
-
-
-def _peer_of(libp2p_id: Any) -> PeerId | None:
-    """The peer whose Ed25519 key a libp2p id holds; None for ids of other keys."""
-    raw = libp2p_id.to_bytes()
-    return raw[len(INLINE_KEY) :].hex() if raw[: len(INLINE_KEY)] == INLINE_KEY and len(raw) == 38 else None
 
 
 def _nobody(*_: Any) -> None:

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections import Counter
+from collections.abc import Coroutine
 from typing import Any
 
 from hubless.errors import ConfigError, FrameTooLarge, PeerUnreachable
 from hubless.net.identity import Identity, is_peer_id
 from hubless.net.policy import LIMITS, TIMEOUTS, Limits, Timeouts
+from hubless.net.transports.addresses import Hints, is_loopback, own_address, spelled, split
+from hubless.net.transports.door import Door
 from hubless.net.transports.link import Introduction, Link, Refused
+from hubless.net.transports.real_time import RealTime
 from hubless.net.transports.tls import BULK, MAIN, Contexts
 from hubless.net.transports.transport import FrameHandler, LostHandler, PeerId, Reach
 
 log = logging.getLogger(__name__)
 Lane = tuple[PeerId, str]
-ADDRESSES = 8  # of one peer that are remembered
 
 
-class TcpTransport:
+class TcpTransport(RealTime):
     """Frames over TCP; a Transport.
 
     host, port: where to listen; port 0 is any free one. Another host than this machine is for the caller to name
@@ -53,7 +52,7 @@ class TcpTransport:
             raise ConfigError(f"tcp.port = {port}: must be 0 (any) to 65535")
         if not host:
             raise ConfigError("tcp.host = '': must be an address of this machine; 0.0.0.0 is all of them")
-        if not tls and not _is_loopback(host):
+        if not tls and not is_loopback(host):
             raise ConfigError(f"tcp.tls = False: only on loopback, not on {host}")
         for peer in sorted(allow or ()):
             if not is_peer_id(peer):
@@ -67,15 +66,14 @@ class TcpTransport:
         self._contexts: Contexts | None = None
         self._frames: list[FrameHandler] = []
         self._losses: list[LostHandler] = []
-        self._hints: OrderedDict[PeerId, list[str]] = OrderedDict()
+        self._hints = Hints(limits.hints)
         self._links: dict[Lane, Link] = {}  # where to send
         self._open: dict[Link, None] = {}  # every connection
         self._dials: dict[Lane, asyncio.Future[Link]] = {}
         self._parked: dict[Lane, list[bytes]] = {}  # frames that wait for a dial
         self._no_bulk: dict[PeerId, Link] = {}  # main links beside which a second lane could not be dialled
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._greeting = 0
-        self._listening: socket.socket | None = None
+        self._door: Door | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
         self._closed = False
@@ -86,14 +84,9 @@ class TcpTransport:
         """Listen. Raises ConfigError when the address cannot be had."""
         if self._secure:
             self._contexts = Contexts.of(self.identity)
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            self._listening = socket.create_server((self.host, self.port), family=family, backlog=self.limits.links)
-        except OSError as error:
-            raise ConfigError(f"tcp.listen = {_address(self.host, self.port)}: {error.strerror or error}") from None
-        self._listening.setblocking(False)
-        self.port = self._listening.getsockname()[1]
-        self._spawn(self._accept(self._listening))
+        self._door = Door(self.host, self.port, self.limits.links)
+        self.port = self._door.port
+        self._spawn(self._accept(self._door))
         self._sweep()
 
     async def close(self) -> None:
@@ -106,8 +99,8 @@ class TcpTransport:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listening is not None:
-            self._listening.close()
+        if self._door is not None:
+            self._door.close()
         for dial in list(self._dials.values()):
             _fail(dial, PeerUnreachable("this node is closed"))
         for end in (Link.close, Link.drop):
@@ -162,38 +155,19 @@ class TcpTransport:
 
     def add_hint(self, peer: PeerId, addresses: list[str]) -> None:
         """Addresses ``host:port`` or ``[host]:port`` of a peer, the best first; others are counted and left out."""
-        fitting = [address for address in addresses if _split(address)]
+        fitting = [address for address in addresses if split(address)]
         if len(fitting) < len(addresses):
             self.stats["reject:address"] += len(addresses) - len(fitting)
-        known = self._hints.pop(peer, [])
-        self._hints[peer] = list(dict.fromkeys(fitting + known))[:ADDRESSES]
-        if len(self._hints) > self.limits.hints:
-            self._hints.popitem(last=False)
+        self._hints.add(peer, fitting)
 
     def addresses(self) -> list[str]:
         """Where this node listens."""
-        try:
-            wildcard = ipaddress.ip_address(self.host).is_unspecified
-        except ValueError:
-            wildcard = False
-        return [_address(_outward(self.host) if wildcard else self.host, self.port)]
+        return [spelled(own_address(self.host), self.port)]
 
     def reach(self, peer: PeerId) -> Reach:
         """Direct where there is a link or an address."""
         linked = (peer, MAIN) in self._links or (peer, BULK) in self._links
-        return "direct" if linked or self._hints.get(peer) else "none"
-
-    def now(self) -> float:
-        """Unix time."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Real time."""
-        await asyncio.sleep(seconds)
-
-    async def run(self, work: Callable[..., Any], *arguments: Any, cost: float = 0.0) -> Any:
-        """In a thread, so that links are served meanwhile; what it costs is what it takes."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+        return "direct" if linked or peer in self._hints else "none"
 
     # what links tell
 
@@ -219,8 +193,7 @@ class TcpTransport:
         lane = (link.peer, link.lane)
         old, self._links[lane] = self._links.get(lane), link
         if other.port and not link.dialled:
-            known = self._hints.get(link.peer, [])
-            self.add_hint(link.peer, [*known, _address(link.address("peername"), other.port)])
+            self.add_hint(link.peer, [*self._hints.of(link.peer), spelled(link.address("peername"), other.port)])
         if old is not None and self.peer_id < link.peer:
             old.leave()
         live = [other for other in self._open if other.live]
@@ -267,7 +240,7 @@ class TcpTransport:
     # dialling
 
     def _permit(self, peer: PeerId) -> None:
-        if self._closed or self._listening is None:
+        if self._closed or self._door is None:
             raise PeerUnreachable("this node is closed" if self._closed else "this node has not started")
         if self.allow is not None and peer not in self.allow:
             raise PeerUnreachable(f"peer {peer[:8]}: not on the allow-list")
@@ -279,7 +252,7 @@ class TcpTransport:
         """
         if main is None:
             return await self._dialled((peer, BULK))
-        if self._no_bulk.get(peer) is main or not self._hints.get(peer):
+        if self._no_bulk.get(peer) is main or peer not in self._hints:
             return main
         dial = self._dial((peer, BULK))
         if not main.dialled:
@@ -305,7 +278,7 @@ class TcpTransport:
     def _park(self, peer: PeerId, frame: bytes) -> None:
         """Keep a frame until its peer is dialled."""
         self._permit(peer)
-        if not self._hints.get(peer):
+        if peer not in self._hints:
             raise PeerUnreachable(f"peer {peer[:8]}: no address")
         lane = (peer, MAIN)
         parked = self._parked.setdefault(lane, [])
@@ -318,7 +291,7 @@ class TcpTransport:
     async def _try(self, lane: Lane) -> None:
         """Dial one address after another."""
         peer, name = lane
-        addresses = list(self._hints.get(peer, ()))
+        addresses = self._hints.of(peer)
         failed = [] if addresses else ["no address"]
         for address in addresses:
             link = Link(self, self._secure, peer, Introduction(self.peer_id, name, self.port))
@@ -342,7 +315,7 @@ class TcpTransport:
             _fail(dial, PeerUnreachable(f"peer {peer[:8]}: {'; '.join(failed)}"))
 
     async def _connect(self, link: Link, address: str) -> None:
-        host, port = _split(address) or ("", 0)
+        host, port = split(address) or ("", 0)
         loop = asyncio.get_running_loop()
         if self._contexts is None:
             await loop.create_connection(lambda: link, host, port)
@@ -354,23 +327,15 @@ class TcpTransport:
 
     # being dialled
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _accept(self, door: Door) -> None:
         while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:  # no more file descriptors: some will be closed
-                log.warning("cannot accept connections: %s", error)
-                await asyncio.sleep(self.timeouts.heartbeat)
-                continue
-            if self._greeting >= self.limits.links:
+            connection = await door.next(self.timeouts.heartbeat)
+            if connection is None:
                 self.stats["reject:crowd"] += 1
-                connection.close()
             else:
-                self._greeting += 1
-                self._spawn(self._greet(connection))
+                self._spawn(self._greet(door, connection))
 
-    async def _greet(self, connection: socket.socket) -> None:
+    async def _greet(self, door: Door, connection: socket.socket) -> None:
         """Handshake and introduction, in the time of a dial."""
         link = Link(self, self._secure)
         loop = asyncio.get_running_loop()
@@ -393,7 +358,7 @@ class TcpTransport:
             link.drop()
             raise
         finally:
-            self._greeting -= 1
+            door.inside()
 
     # watching
 
@@ -419,34 +384,3 @@ def _fail(dial: asyncio.Future[Link], error: PeerUnreachable) -> None:
     """Where somebody waits, tell; where nobody does, it is no fault."""
     dial.set_exception(error)
     dial.exception()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _split(address: str) -> tuple[str, int] | None:
-    """Host and port of an address; None if it is none."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and len(host) < 256 and port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
-        return None
-    return host, int(port)
-
-
-def _outward(wildcard: str) -> str:
-    """This machine's address on the way to others. Connecting a UDP socket sends nothing; it only chooses a route."""
-    family, elsewhere = (socket.AF_INET6, "2001:db8::1") if ":" in wildcard else (socket.AF_INET, "192.0.2.1")
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((elsewhere, 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "::1" if ":" in wildcard else "127.0.0.1"

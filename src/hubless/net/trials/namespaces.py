@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hubless.net.transports.lattica import libp2p_id
+from hubless.net.transports.libp2p_names import base58_id
 from hubless.net.trials.punching import CALL, CARRIED, CARRIER, FRAMES, PUNCH
 from hubless.net.trials.routers import KINDS, STEP, Bench, Spoken
 from hubless.run.stages import Findings
@@ -93,7 +93,7 @@ def between(kind: str, seed: int, calls: int = CALLS) -> list[dict[str, Any]]:
         peer(bench, "relay", {**given, "index": CARRIER, "host": MEETING, "carrier": ""}).hear()
         second = peer(bench, "b", {**given, "index": 2, "host": "10.2.0.2"})
         other = second.hear(CALL + STEP)
-        name = libp2p_id(other[0])
+        name = base58_id(other[0])
         _slot(meeting, name)
         known = [f"{at}/p2p-circuit/p2p/{name}"]  # whoever is dialled must have a slot by then
         first = peer(bench, "a", {**given, "index": 1, "host": "10.1.0.2", "known": known})
