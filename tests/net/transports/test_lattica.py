@@ -99,6 +99,10 @@ def test_addresses_say_where_and_who(transport):
     ]  # fmt: skip
 
 
+def test_a_free_port_is_looked_for_each_time():
+    assert len({lattica._free_port("127.0.0.1") for _ in range(4)}) > 1
+
+
 @pytest.mark.skipif(not INSTALLED, reason="the extra lattica is not installed")
 def test_peers_that_meet_at_a_third_one_keep_the_contract():
     if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], check=False).returncode:

@@ -23,7 +23,6 @@ import socket
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -340,7 +339,6 @@ class LatticaTransport(RealTime):
         return f"/ip{6 if ':' in self.host else 4}/{self.host}/{protocol}/{self.port}"
 
 
-@lru_cache(maxsize=4096)
 def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))

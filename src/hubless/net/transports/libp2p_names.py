@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from hubless.errors import ConfigError
@@ -51,6 +52,7 @@ def peer_of(name: Any) -> PeerId | None:
     return raw[len(INLINE_KEY) :].hex() if raw[: len(INLINE_KEY)] == INLINE_KEY and len(raw) == 38 else None
 
 
+@lru_cache(maxsize=4096)
 def base58_id(peer: PeerId) -> str:
     """The libp2p id that holds a peer's key, as text."""
     number, digits = int.from_bytes(INLINE_KEY + bytes.fromhex(peer), "big"), ""
