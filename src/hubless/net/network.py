@@ -6,12 +6,10 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
-from types import coroutine
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -28,24 +26,15 @@ from hubless.errors import (
 from hubless.net.envelope import ERR, REQ, RES, SEND, Ids
 from hubless.net.frames import Frames
 from hubless.net.identity import Identity
+from hubless.net.offered import BUILT_IN, Services
 from hubless.net.policy import Limits, Timeouts
 from hubless.net.serving import Context, Handler, Served, log
 from hubless.net.transports.transport import NOTHING, PeerId, Reach, Transport
-
-if TYPE_CHECKING:
-    from hubless.net.services.blobs import Blobs
-    from hubless.net.services.kademlia import Kademlia
-    from hubless.net.services.publish import Publisher
-    from hubless.net.services.records import Records
-    from hubless.net.services.shelf import Record
+from hubless.net.waiting import within
 
 Result = TypeVar("Result")
 BUSY, FAILED, ABSENT = range(3)  # why an answer is an error
 TEXT = 500  # most characters of an error that travel
-# services that a peer offers as soon as somebody asks; their modules are imported then
-BUILT_IN = {
-    "hub/dht": "records", "hub/put": "records", "hub/blob": "blobs", "hub/have": "blobs", "hub/pub": "publisher",
-}  # fmt: skip
 _encode = msgspec.msgpack.Encoder().encode
 _error = msgspec.msgpack.Decoder(tuple[int, str]).decode
 
@@ -58,7 +47,7 @@ class PeerInfo:
     reach: Reach
 
 
-class Network:
+class Network(Services):
     """What one peer can say to others, and they to it.
 
     sign:     "auto" signs what no link proves; "always" signs every frame
@@ -167,7 +156,7 @@ class Network:
             waiting = self.transport.ready(peer, size if size > expects else expects)
             if waiting is not NOTHING:
                 begun = loop.time()
-                await _within(seconds, peer, waiting)
+                await within(seconds, peer, waiting)
                 left += begun - loop.time()
         ident = self._ids.next(self.now())
         future: asyncio.Future[bytes] = loop.create_future()
@@ -265,60 +254,6 @@ class Network:
             }
         )
         return self._stats
-
-    # services, made when they are first needed here or asked for
-
-    @cached_property
-    def dht(self) -> Kademlia:
-        """Lookups to the peers nearest to a key; ``dht.join`` enters it."""
-        from hubless.net.services.kademlia import Kademlia
-
-        return Kademlia(self)
-
-    @cached_property
-    def records(self) -> Records:
-        """Signed records in the DHT."""
-        from hubless.net.services.records import Records
-
-        return Records(self, self.dht)
-
-    @cached_property
-    def blobs(self) -> Blobs:
-        """Large data under its hash."""
-        from hubless.net.services.blobs import Blobs
-
-        return Blobs(self, self.records)
-
-    @cached_property
-    def publisher(self) -> Publisher:
-        """Published messages, handed on from peer to peer."""
-        from hubless.net.services.publish import Publisher
-
-        return Publisher(self)
-
-    def publish(self, topic: str, body: bytes) -> bytes:
-        """Say something, signed, to all who take part; returns the message's id. Raises FrameTooLarge."""
-        return self.publisher.publish(topic, body)
-
-    def subscribe(self, topic: str, handler: Handler, *, limit: int | None = None, queue: int | None = None) -> None:
-        """Hear what is published under ``topic``, each message once; ``ctx.src`` is its origin, whoever brought it."""
-        self.publisher.subscribe(topic, self.inbox(topic, handler, limit=limit, queue=queue))
-
-    async def put(self, key: bytes, value: bytes, ttl: float, subkey: str = "", *, replicas: int = 8) -> int:
-        """Publish a record for ``ttl`` seconds; how many peers took it. Raises ConfigError, RecordRefused."""
-        return await self.records.put(key, value, ttl, subkey, replicas=replicas)
-
-    async def get(self, key: bytes, *, enough: int = 1) -> list[Record]:
-        """The records under ``key`` of all publishers; the caller decides whom it believes."""
-        return await self.records.get(key, enough=enough)
-
-    async def blob_put(self, data: bytes, *, provide: bool = True) -> bytes:
-        """Keep data for others, and say in the DHT that it is here; returns the hash of its manifest [32 bytes]."""
-        return await self.blobs.put(data, provide=provide)
-
-    async def blob_get(self, cid: bytes, *, peers: list[PeerId] | None = None, timeout: float | None = None) -> bytes:
-        """Fetch data from ``peers``, or from all that the DHT names. Raises PeerUnreachable, IntegrityError."""
-        return await self.blobs.get(cid, peers=peers, timeout=self.timeouts.blob if timeout is None else timeout)
 
     # frames
 
@@ -439,35 +374,3 @@ def _told(src: PeerId, body: bytes) -> NetworkError:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         code, text = FAILED, "an error that cannot be read"
     return (PeerBusy if code == BUSY else RemoteError)(f"{src[:8]}: {text[:TEXT]}")
-
-
-async def _within(seconds: float, peer: PeerId, waiting: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``waiting``, which mostly has nothing to wait for: a timeout is set up only when it does.
-
-    Raises RequestTimeout.
-    """
-    try:
-        first = waiting.send(None)
-    except StopIteration:
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await _rest(waiting, first)
-    except TimeoutError:
-        raise RequestTimeout(f"{peer[:8]} could not be reached in {seconds:g} s") from None
-
-
-@coroutine
-def _rest(begun: Coroutine[Any, Any, None], first: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that has begun and waits for ``first``."""
-    waits = first
-    while True:
-        raised: BaseException | None = None
-        try:
-            yield waits
-        except BaseException as error:
-            raised = error
-        try:
-            waits = begun.throw(raised) if raised else begun.send(None)
-        except StopIteration:
-            return
