@@ -9,7 +9,7 @@ import typer
 
 from hubless import catalogue
 from hubless.cli import arguments
-from hubless.cli.run import _sinks
+from hubless.cli.run import sinks
 
 app = typer.Typer(add_completion=False)
 
@@ -49,7 +49,7 @@ def deploy(
     deployment = Deployment(entry.load(), pace, troubles, check=check, log=log)
     source = str(entry.path) if entry.family == "file" else entry.name
     folder = runner.run_recipe(
-        deployment, given, preset=preset, out=out, sinks=[deployment, *_sinks(quiet, "")], source=source
+        deployment, given, preset=preset, out=out, sinks=[deployment, *sinks(quiet, "")], source=source
     )
     typer.echo(folder.report if folder.report.exists() else folder.path)
     if deployment.difference is not None:

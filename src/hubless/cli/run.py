@@ -54,20 +54,21 @@ def run(
     from hubless.run import runner
 
     if resume is not None:
-        folder = runner.resume(resume, sinks=_sinks(quiet, track))
+        folder = runner.resume(resume, sinks=sinks(quiet, track))
     else:
         entry = catalogue.find(names[0])
         given = arguments.options(entry.name, entry.schema().options, rest)
         entry.resolve(given, preset)
         source = str(entry.path) if entry.family == "file" else entry.name
         folder = runner.run_recipe(
-            entry.load(), given, preset=preset, out=out, sinks=_sinks(quiet, track), source=source
+            entry.load(), given, preset=preset, out=out, sinks=sinks(quiet, track), source=source
         )
     typer.echo(folder.report if folder.report.exists() else folder.path)
     raise typer.Exit(folder.exit_code)
 
 
-def _sinks(quiet: bool, track: str) -> list[Sink]:
+def sinks(quiet: bool, track: str) -> list[Sink]:
+    """Who reads the records of a run: the report's claims, progress, and trackers."""
     from hubless.run.progress import Progress
     from hubless.run.track import trackers
 

@@ -17,20 +17,19 @@ from torch import Tensor
 
 from hubless.errors import MessageError
 from hubless.learn.accept import Forms
-from hubless.learn.context import Context, Message, State
+from hubless.learn.context import Message
 from hubless.learn.crossing import PLAIN
 from hubless.learn.gathered import Gathered
 from hubless.learn.handover import hand
 from hubless.learn.moment import Moment
 from hubless.learn.plan import HAND, Exchange, Plan, Train
-from hubless.learn.streaming import Model, Streaming, Visit
+from hubless.learn.streaming import Late, Model, Streaming, Visit
 from hubless.learn.swaps import Address, Packets, Swap, Swapping
 from hubless.learn.wire import charge, deliver
 from hubless.learn.wiring import Outcome, Wiring
 from hubless.net.faults import Weather
 
 SUMS, ROW, STATE = "sums", "row", "state/"  # names in the messages between shards
-Late = list[tuple[int, Message, Context, State]]
 
 
 @dataclass
@@ -186,13 +185,7 @@ class Streamed(Streaming):
         if visit.sums is not None:
             out.now.sums = visit.sums
             return
-        for peer, m, ctx, s in self._spoken(visit):
-            if self._omniscient and peer in wiring.hostile:
-                late.append((peer, m, ctx, s))
-                continue
-            if self._omniscient:
-                honest[peer] = m
-            sizes[peer] = self._send(out, peer, m, ctx, s, None)
+        self._say(visit, out, sizes, honest, late)
 
     def _lied(
         self, t: int, k: int, step: Exchange, out: Outbox, sizes: Tensor, honest: Mapping[int, Message], late: Late,

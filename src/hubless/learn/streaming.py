@@ -27,6 +27,7 @@ from hubless.learn.wiring import Outcome, Wiring
 from hubless.net.faults import Weather
 
 Model = tuple[Tensor, State]  # a row [D] and the state that is alike everywhere
+Late = list[tuple[int, Message, Context, State]]  # who speaks after all others
 
 
 @dataclass(frozen=True)
@@ -162,20 +163,14 @@ class Streaming:
         arrives[src] = weight
         box = self._box(arrives)
         sizes = torch.zeros(wiring.n, dtype=torch.float64)
-        late: list[tuple[int, Message, Context, State]] = []
+        late: Late = []
         honest: dict[int, Message] = {}  # as they are meant, before any codec
         for visit in self._visits(step, t, k, weather, waiting, seen, box, trained):
             if visit.sums is not None and visit.said is not None:
                 box.add_sums(visit.done.peers, visit.sums)
                 sizes[visit.done.peers] = float(wiring.codec.length({n: v[0] for n, v in visit.said.items()}))
                 continue
-            for peer, m, ctx, s in self._spoken(visit):
-                if self._omniscient and peer in wiring.hostile:
-                    late.append((peer, m, ctx, s))
-                    continue
-                if self._omniscient:
-                    honest[peer] = m
-                sizes[peer] = self._send(box, peer, m, ctx, s, None)
+            self._say(visit, box, sizes, honest, late)
         for peer, m, ctx, s in late:
             sizes[peer] = self._send(box, peer, m, ctx, s, [honest[one] for one in sorted(honest)])
         delivery = deliver(step, weather, k, trained)  # those whose numbers blew up sent nothing
@@ -295,6 +290,16 @@ class Streaming:
                 yield peer, {name: value[at] for name, value in visit.said.items()}, ctx, s
             else:
                 yield peer, merge.message(done.rows[at], s, self.wiring.population.book(peer), ctx), ctx, s
+
+    def _say(self, visit: Visit, box: Gathered, sizes: Tensor, honest: dict[int, Message], late: Late) -> None:
+        """What the peers of a chunk say, one by one; those who want to hear all others first come ``late``."""
+        for peer, m, ctx, s in self._spoken(visit):
+            if self._omniscient and peer in self.wiring.hostile:
+                late.append((peer, m, ctx, s))
+                continue
+            if self._omniscient:
+                honest[peer] = m
+            sizes[peer] = self._send(box, peer, m, ctx, s, None)
 
     def _send(
         self, box: Gathered, peer: int, m: Message, ctx: Context, s: State, honest: list[Message] | None
